@@ -1,0 +1,405 @@
+"""Every question that one can ask of a model, whatever runs its graphs.
+
+`Answers` reads raw samples, cuts them into padded batches, runs the graphs of a `Backend` and puts
+the results together. A bundle runs them through onnxruntime, a fitted estimator as torch modules:
+the code here is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vae_anomaly import calibration
+from vae_anomaly.bundle import Manifest
+from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
+from vae_anomaly.filling import fill
+from vae_anomaly.noise import Draws, bank_chunks, row_ids
+from vae_anomaly.schema import Array, Mask, Samples, Schema
+
+Float = npt.NDArray[np.float64]
+Feeds = dict[str, Array]
+
+# onnxruntime's kernels treat the last few rows of a batch apart; whole multiples keep a row's bits
+# the same wherever it stands.
+PAD_TO = 16
+# Cells of decoder output held at once while imputing.
+CELLS_AT_ONCE = 4_000_000
+LOW_ESS = 2.0
+LOG_ZERO = -1e30
+STATE = ("log_total", "log_squares", "mean", "variance", "best", "drawn")
+
+
+class Backend(Protocol):
+    """What runs the graphs."""
+
+    @property
+    def provider(self) -> str:
+        """Where they run, such as ``CPUExecutionProvider``."""
+
+    @property
+    def threads(self) -> int:
+        """How many batches may run at once."""
+
+    def run(self, graph: str, feeds: Feeds) -> Feeds:
+        """Run one graph on one padded batch: names to arrays, in and out."""
+
+
+class Explanation(NamedTuple):
+    """Why a row scored as it did.
+
+    Attributes
+    ----------
+    contributions : float32 ndarray, shape (n, *sample shape)
+        Nats per element; they sum to ``recon``. 0 where missing.
+    reconstruction : ndarray, shape (n, *sample shape)
+        What the model expected, in raw units.
+    recon : float64 ndarray, shape (n,)
+    """
+
+    contributions: Array
+    reconstruction: Array
+    recon: Float
+
+
+class Imputation(NamedTuple):
+    """Filled samples and how far to trust them.
+
+    Attributes
+    ----------
+    mean : like the input
+        Observed cells are the caller's own, missing ones the weighted mean.
+    std : ndarray, shape (n, *sample shape)
+        Standard deviation in raw units, 0 where observed.
+    draws : ndarray, shape (M, n, *sample shape), or None
+        Multiple imputations.
+    ess : float64 ndarray, shape (n,)
+        Effective sample size of the weights, between 1 and K.
+    flags : str ndarray, shape (n,)
+        "" where all is well, "low_ess" below 2, "nothing_observed" where the prior answered.
+    """
+
+    mean: Any
+    std: Array
+    draws: Array | None
+    ess: Float
+    flags: npt.NDArray[np.str_]
+
+
+class Latent(NamedTuple):
+    """q(z | x observed).
+
+    Attributes
+    ----------
+    mean : float32 ndarray, shape (n, L)
+    log_variance : float32 ndarray, shape (n, L), or None for an autoencoder
+    """
+
+    mean: Array
+    log_variance: Array | None
+
+
+@dataclass
+class Answers:
+    """Scores, explanations, imputations and latents of raw samples.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    calibration : dict of ndarray
+        Sorted calibration scores, ``score_<name>`` each, and the imputation's ``noise``.
+    backend : Backend
+    batch_size : int
+        Rows per run of a graph, rounded up to a multiple of 16.
+    """
+
+    manifest: Manifest
+    calibration: dict[str, Array]
+    backend: Backend
+    batch_size: int = 1024
+
+    @property
+    def schema(self) -> Schema:
+        """What a sample is."""
+        return self.manifest.schema
+
+    @property
+    def kind(self) -> str:
+        """ "vae" or "autoencoder"."""
+        return self.manifest.kind
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The exported scores."""
+        return self.manifest.scores
+
+    @property
+    def default_score(self) -> str:
+        """The score that decides."""
+        return self.manifest.default_score
+
+    @property
+    def latent_size(self) -> int:
+        """L."""
+        return self.manifest.latent_size
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """The rate at which verdicts are given unless another is asked for."""
+        return self.manifest.false_alarm_rate
+
+    @property
+    def provider(self) -> str:
+        """Where the graphs run."""
+        return self.backend.provider
+
+    def verdicts(self, x: Any, observed: Any = None, false_alarm_rate: float | None = None) -> pd.DataFrame:
+        """Everything about each row, as the batch job writes it.
+
+        Parameters
+        ----------
+        x : array-like or DataFrame, shape (n, *sample shape)
+            NaN means missing.
+        observed : bool array-like, optional
+            True where a value is present.
+        false_alarm_rate : float, optional
+            Share of normal rows that may be called outliers; from stored tables, no refit.
+
+        Returns
+        -------
+        DataFrame
+            ``score`` (larger = more anomalous), ``p_value``, ``is_outlier``, one ``score_<name>``
+            per score, ``clipped`` (cells outside the model's range). Null for a row with nothing
+            observed.
+
+        Raises
+        ------
+        SchemaError
+            If the samples do not fit the schema.
+        CalibrationError
+            If too few rows were held out for the rate.
+        """
+        rate = self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+        calibration.check_rate(len(self.calibration["score_score"]), rate)
+        samples = self.schema.read(x, observed)
+        out = self.run("score", samples)
+        empty = _nothing_observed(samples)
+        p_value = np.where(empty, np.nan, out["p_value"])
+        # Compared as ranks: p = 0.05 exactly must not fail by a rounding of the rate.
+        flags = pd.array(p_value <= rate * (1 + 1e-12), dtype="boolean")
+        flags[empty] = pd.NA
+        columns = {"score": _null(out["score"], empty), "p_value": p_value, "is_outlier": flags}
+        columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
+        return pd.DataFrame({**columns, "clipped": out["clipped"]}, index=_index(x))
+
+    def scores(self, x: Any, observed: Any = None) -> pd.DataFrame:
+        """The default score as ``score``, and one column per score; larger = more anomalous."""
+        frame = self.verdicts(x, observed)
+        return pd.DataFrame({"score": frame["score"], **{n: frame[f"score_{n}"] for n in self.score_names}})
+
+    def p_values(self, x: Any, observed: Any = None, *, score: str | None = None) -> Float:
+        """Conformal p-values, shape (n,): (1 + calibration scores >= s) / (calibration rows + 1).
+
+        Parameters
+        ----------
+        score : str, optional
+            One of `score_names` in place of the default.
+        """
+        frame = self.verdicts(x, observed)
+        if score is None:
+            return frame["p_value"].to_numpy()
+        if score not in self.score_names:
+            raise ConfigError(f"this model has no score {score!r}; it has {', '.join(self.score_names)}")
+        return calibration.p_values(self.calibration[f"score_{score}"], frame[f"score_{score}"].to_numpy())
+
+    def explain(self, x: Any, observed: Any = None) -> Explanation:
+        """Contribution of every element to ``recon``, and what the model expected instead."""
+        out = self.run("explain", self.schema.read(x, observed))
+        contributions = out["contributions"]
+        recon = contributions.reshape(len(contributions), -1).astype(np.float64).sum(axis=1)
+        return Explanation(contributions, out["reconstruction"], recon)
+
+    def encode(self, x: Any, observed: Any = None) -> Latent:
+        """Latent mean and log-variance: embeddings."""
+        out = self.run("encode", self.schema.read(x, observed))
+        return Latent(out["mean"], out.get("log_variance"))
+
+    def decode(self, z: Any) -> Array:
+        """Latents (n, L) to samples (n, *sample shape) in raw units."""
+        z = np.ascontiguousarray(z, dtype=np.float32)
+        if z.ndim != 2 or z.shape[1] != self.latent_size:
+            raise SchemaError(f"latents have shape {z.shape}; expected (n, {self.latent_size})")
+        return self._batches("decode", len(z), lambda rows: {"z": _pad(z[rows])})["reconstruction"]
+
+    def sample(self, n: int, seed: int = 0) -> Array:
+        """Samples from the prior: the decoder's mean at z ~ N(0, I), shape (n, *sample shape)."""
+        self._require_vae("samples from the prior")
+        return self.decode(np.random.default_rng(seed).standard_normal((n, self.latent_size)))
+
+    def impute(
+        self,
+        x: Any,
+        observed: Any = None,
+        draws: int | None = None,
+        seed: int = 0,
+        ids: Sequence[object] | None = None,
+        k: int | None = None,
+    ) -> Imputation:
+        """Fill what is missing by importance-weighted masked decode.
+
+        Parameters
+        ----------
+        x : array-like or DataFrame, shape (n, *sample shape)
+        observed : bool array-like, optional
+        draws : int, optional
+            M multiple imputations as well, independent across rows.
+        seed : int
+            Of the draws; mean, std and ess use the bundle's own noise and never change.
+        ids : sequence, optional
+            Names of the rows: a row's draws depend on (seed, id) alone. Else a unique pandas
+            index, else the row's number.
+        k : int, optional
+            K, the importance samples; rounded up to whole chunks.
+
+        Raises
+        ------
+        UnsupportedError
+            For an autoencoder, which has no distribution to impute from.
+        """
+        self._require_vae("imputations")
+        if draws is not None and draws < 1:
+            raise ConfigError(f"draws must be at least 1, got {draws}")
+        samples = self.schema.read(x, observed)
+        keys = row_ids(x, len(samples.values), ids)
+        k = k or int(self.manifest.imputation["draws"])
+        out = self._impute_mean(samples, k)
+        drawn = self._impute_draws(samples, keys, draws, seed, k) if draws else None
+        ess = out["ess"].astype(np.float64)
+        flags = np.where(_nothing_observed(samples), "nothing_observed", np.where(ess < LOW_ESS, "low_ess", ""))
+        complete = samples.observed.reshape(len(ess), -1).all(axis=1)
+        return Imputation(
+            fill(self.schema, x, samples.observed, out["mean_raw"]),
+            np.where(samples.observed, 0, out["std_raw"]),
+            None if drawn is None else np.where(samples.observed, samples.values, drawn),
+            ess,
+            np.where(complete, "", flags),
+        )
+
+    def _impute_mean(self, samples: Samples, k: int) -> Feeds:
+        chunk = int(self.manifest.imputation["chunk"])
+
+        def run(rows: slice) -> Feeds:
+            feeds = self._sample_feeds(samples, rows)
+            noise = bank_chunks(self.calibration["noise"], k, chunk)
+            return self._fold(feeds, ((part, None, None) for part in noise), 1)
+
+        return self._collect(len(samples.values), run, self._impute_rows(chunk), keep=("mean_raw", "std_raw", "ess"))
+
+    def _impute_draws(self, samples: Samples, keys: list[int], draws: int, seed: int, k: int) -> Array:
+        chunk = int(self.manifest.imputation["chunk"])
+        elements = self.schema.elements
+
+        def run(rows: slice) -> Feeds:
+            feeds = self._sample_feeds(samples, rows)
+            noise = Draws(seed, keys[rows], len(feeds["x"]), draws, self.latent_size, elements)
+            out = self._fold(feeds, noise.chunks(k, chunk), draws)
+            return {"draws_raw": np.moveaxis(out["draws_raw"], 0, 1)}
+
+        out = self._collect(len(samples.values), run, self._impute_rows(chunk + draws), keep=("draws_raw",))
+        if not len(samples.values):
+            return np.empty((draws, *samples.values.shape), samples.values.dtype)
+        return np.moveaxis(out["draws_raw"], 1, 0)
+
+    def _fold(self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int) -> Feeds:
+        """Run the impute graph over chunks of noise, carrying its state."""
+        rows, elements = len(feeds["x"]), self.schema.elements
+        state = fresh_state(rows, elements, draws)
+        out: Feeds = {}
+        for latent, gumbel, element in chunks:
+            noise = {
+                "latent": np.ascontiguousarray(np.broadcast_to(latent, (len(latent), rows, self.latent_size))),
+                "gumbel": np.zeros((draws, len(latent), rows), np.float32) if gumbel is None else gumbel,
+                "element": np.zeros((draws, rows, elements), np.float32) if element is None else element,
+            }
+            out = self.backend.run("impute", {**feeds, **noise, **state})
+            state = {name: out[f"next_{name}"] for name in STATE}
+        return out
+
+    def _impute_rows(self, draws_at_once: int) -> int:
+        rows = CELLS_AT_ONCE // (draws_at_once * self.schema.elements)
+        return min(max(PAD_TO, rows - rows % PAD_TO), self.batch_size)
+
+    def run(self, graph: str, samples: Samples) -> Feeds:
+        """Every output of one graph for samples already read by the schema."""
+        return self._batches(graph, len(samples.values), lambda rows: self._sample_feeds(samples, rows))
+
+    def _batches(self, graph: str, count: int, feeds: Callable[[slice], Feeds]) -> Feeds:
+        return self._collect(count, lambda rows: self.backend.run(graph, feeds(rows)), self.batch_size)
+
+    def _sample_feeds(self, samples: Samples, rows: slice) -> Feeds:
+        return {"x": _pad(samples.values[rows]), "observed": _pad(samples.observed[rows])}
+
+    def _collect(
+        self, count: int, run: Callable[[slice], Feeds], size: int, keep: tuple[str, ...] | None = None
+    ) -> Feeds:
+        """Run batches, several at once, and put their rows together in order."""
+        size += -size % PAD_TO
+        # onnxruntime answers an empty batch with wrong shapes: run one row and keep none of it.
+        parts = [slice(i, min(i + size, count)) for i in range(0, count, size)] or [slice(0, 0)]
+
+        def trimmed(rows: slice) -> Feeds:
+            out = run(rows)
+            return {name: values[: rows.stop - rows.start] for name, values in out.items() if not keep or name in keep}
+
+        if len(parts) == 1 or self.backend.threads == 1:
+            results = [trimmed(part) for part in parts]
+        else:
+            with ThreadPoolExecutor(self.backend.threads) as pool:
+                results = list(pool.map(trimmed, parts))
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+    def _require_vae(self, what: str) -> None:
+        if self.kind != "vae":
+            raise UnsupportedError(
+                f"an autoencoder gives no {what}: its code has no distribution to weigh or draw from; train a VAE"
+            )
+
+
+def _pad(values: Array) -> Array:
+    """Rows of zeros up to a multiple of 16; one block of them for an empty batch."""
+    extra = -len(values) % PAD_TO if len(values) else PAD_TO
+    if not extra:
+        return np.ascontiguousarray(values)
+    return np.concatenate([values, np.zeros((extra, *values.shape[1:]), values.dtype)])
+
+
+def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
+    """The imputation's state before the first chunk, as `imputation.State` names it."""
+    nothing = np.full(rows, LOG_ZERO, np.float32)
+    zeros = np.zeros((rows, elements), np.float32)
+    return {
+        "log_total": nothing,
+        "log_squares": nothing,
+        "mean": zeros,
+        "variance": zeros,
+        "best": np.full((draws, rows), LOG_ZERO, np.float32),
+        "drawn": np.zeros((draws, rows, elements), np.float32),
+    }
+
+
+def _nothing_observed(samples: Samples) -> Mask:
+    return ~samples.observed.reshape(len(samples.observed), -1).any(axis=1)
+
+
+def _null(values: Array, empty: Mask) -> Float:
+    return np.where(empty, np.nan, values.astype(np.float64))
+
+
+def _index(x: Any) -> pd.Index[Any] | None:
+    return x.index if isinstance(x, pd.DataFrame) else None

@@ -1,0 +1,248 @@
+"""A trained model, its fitted scores and its calibration, put together: what is ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_anomaly import calibration
+from vae_anomaly.answers import Answers, Feeds
+from vae_anomaly.bundle import Manifest
+from vae_anomaly.encoding import Encoding
+from vae_anomaly.exceptions import CalibrationError, ConfigError
+from vae_anomaly.graphs import (
+    DecodeGraph,
+    EncodeGraph,
+    EntryPoint,
+    ExplainGraph,
+    ImputeGraph,
+    PValue,
+    ScoreGraph,
+)
+from vae_anomaly.networks import ModelConfig
+from vae_anomaly.schema import Array, Samples, Schema
+from vae_anomaly.scores import (
+    SCORES,
+    Evidence,
+    check_scores,
+    default_score,
+    default_scores,
+    noise_bank,
+)
+from vae_anomaly.training import Data
+from vae_anomaly.vae import VAE, Autoencoder
+
+# Training rows, and latent numbers, that scores are fitted on at most.
+FIT_ROWS = 20_000
+FIT_NUMBERS = 20_000_000
+CHUNK = 50
+TOLERANCES = {"scores": 1e-5, "columns": 1e-5, "ess": 1e-4, "cuda": 1e-3}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The ``[export]`` section of a recipe: which answers a bundle gives.
+
+    Attributes
+    ----------
+    scores : tuple of str
+        Empty for the recommended ones.
+    default_score : str
+        Which of them decides; empty for the recommended one.
+    draws : int
+        K of the scores that average over z.
+    imputation_draws : int
+        K of the masked decode, unless a request says otherwise.
+    false_alarm_rate : float
+        Share of normal rows that may be called outliers.
+    """
+
+    scores: tuple[str, ...] = ()
+    default_score: str = ""
+    draws: int = 8
+    imputation_draws: int = 200
+    false_alarm_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.draws, self.imputation_draws) < 1:
+            raise ConfigError(
+                f"draws and imputation_draws must be at least 1, got {self.draws} and {self.imputation_draws}"
+            )
+        if not 0 < self.false_alarm_rate < 1:
+            raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate}")
+
+
+class TorchBackend:
+    """Runs the entry points as torch modules."""
+
+    provider = "torch"
+    threads = 1
+
+    def __init__(self, graphs: dict[str, EntryPoint]) -> None:
+        self.graphs = graphs
+
+    def run(self, graph: str, feeds: Feeds) -> Feeds:
+        """One forward pass without gradients, on the device the module lives on."""
+        entry = self.graphs[graph]
+        device = next(entry.model.parameters()).device
+        with torch.inference_mode():
+            out = entry(*(torch.tensor(feeds[name], device=device) for name in entry.inputs))
+        return {name: value.cpu().numpy() for name, value in zip(entry.outputs, out, strict=True)}
+
+
+@dataclass
+class Fitted:
+    """A model with its entry points, manifest and calibration tables.
+
+    Attributes
+    ----------
+    graphs : dict of EntryPoint
+        By name: score, explain, encode, decode and, for a VAE, impute.
+    manifest : Manifest
+    calibration : dict of ndarray
+    calibration_samples : Samples
+        Kept so that export calibrates again on the graphs' own scores.
+    """
+
+    graphs: dict[str, EntryPoint]
+    manifest: Manifest
+    calibration: dict[str, Array]
+    calibration_samples: Samples = field(repr=False)
+
+    @property
+    def model(self) -> Autoencoder:
+        """The trained model."""
+        return self.graphs["score"].model
+
+    def answers(self) -> Answers:
+        """The answers of the torch modules."""
+        return Answers(self.manifest, self.calibration, TorchBackend(self.graphs))
+
+
+def assemble(
+    model: Autoencoder,
+    encoding: Encoding,
+    schema: Schema,
+    model_config: ModelConfig,
+    config: ExportConfig,
+    train: Samples,
+    held_out: Samples,
+    *,
+    name: str = "model",
+    provenance: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Fit the scores on training rows and calibrate them on rows held out from everything.
+
+    Raises
+    ------
+    CalibrationError
+        If no row was held out.
+    UnsupportedError
+        If an autoencoder is asked for a score that needs a distribution over z.
+    """
+    if not len(held_out.values):
+        raise CalibrationError("no row was held out for calibration; leave a share for it")
+    model.eval()
+    names = config.scores or default_scores(model.variational)
+    default = config.default_score or default_score(model.variational)
+    names = names if default in names else (default, *names)
+    check_scores(names, model.variational)
+    latent = model.latent_size
+    device = next(model.parameters()).device
+    noise = noise_bank(config.draws, latent, seed).to(device) if model.variational else torch.zeros(1, 1, device=device)
+    scores = {score: SCORES[score]() for score in names}
+    for score in scores.values():
+        score.fit(lambda: _evidence(model, encoding, _subset(train, latent, seed), noise))
+        score.to(device)
+    table = torch.zeros(len(held_out.values), device=device)
+    graphs: dict[str, EntryPoint] = {
+        "score": ScoreGraph(model, encoding, scores, default, noise, table),
+        "explain": ExplainGraph(model, encoding, noise),
+        "encode": EncodeGraph(model, encoding),
+        "decode": DecodeGraph(model, encoding),
+    }
+    if isinstance(model, VAE):
+        graphs["impute"] = ImputeGraph(model, encoding)
+    for graph in graphs.values():
+        graph.eval()
+    rate, warnings = _attainable(config.false_alarm_rate, len(held_out.values))
+    manifest = Manifest(
+        kind=model_config.kind,
+        name=name,
+        schema=schema,
+        likelihood={"name": model_config.likelihood, "scale": model_config.scale, "output": model_config.output},
+        architecture=_plain(asdict(model_config)),
+        scores=tuple(names),
+        default_score=default,
+        draws=config.draws,
+        imputation={"draws": config.imputation_draws, "chunk": CHUNK} if model.variational else {},
+        latent_size=latent,
+        false_alarm_rate=rate,
+        tolerances=TOLERANCES,
+        provenance={
+            **(provenance or {}),
+            "rows_train": len(train.values),
+            "rows_calibration": len(held_out.values),
+            "seed": seed,
+        },
+        derived_from_rows=(),
+        warnings=warnings,
+    )
+    fitted = Fitted(graphs, manifest, {}, held_out)
+    if model.variational:
+        rows = -(-config.imputation_draws // CHUNK) * CHUNK
+        fitted.calibration["noise"] = noise_bank(rows, latent, seed + 1).numpy()
+    calibrate(fitted, TorchBackend(graphs))
+    return fitted
+
+
+def calibrate(fitted: Fitted, backend: Any) -> dict[str, Array]:
+    """Sorted scores of the held-out rows as a backend gives them; sets tables and p-values."""
+    scoring = Answers(fitted.manifest, {}, backend)
+    out = scoring.run("score", fitted.calibration_samples)
+    names = (*fitted.manifest.scores, "score")
+    fitted.calibration |= {f"score_{name}": np.sort(out[name].astype(np.float64)) for name in names}
+    graph = fitted.graphs["score"]
+    table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))
+    if isinstance(graph, ScoreGraph):
+        graph.p_value = PValue(table.to(graph.noise.device))
+    return out
+
+
+def _attainable(rate: float, rows: int) -> tuple[float, tuple[str, ...]]:
+    """The rate asked, or the smallest that so many calibration rows can promise."""
+    smallest = calibration.smallest_rate(rows)
+    if rate >= smallest:
+        return rate, ()
+    return smallest, (
+        f"a false alarm rate of {rate:g} needs more than the {rows} calibration rows there are; "
+        f"the smallest attainable rate {smallest:.4g} is used",
+    )
+
+
+def _subset(samples: Samples, latent: int, seed: int) -> Samples:
+    most = min(FIT_ROWS, max(64, FIT_NUMBERS // latent))
+    if len(samples.values) <= most:
+        return samples
+    rows = np.sort(np.random.default_rng(seed).choice(len(samples.values), most, replace=False))
+    return Samples(samples.values[rows], samples.observed[rows])
+
+
+def _evidence(model: Autoencoder, encoding: Encoding, samples: Samples, noise: Tensor) -> Iterator[Evidence]:
+    data = Data.of(samples, noise.device)
+    for rows in torch.arange(len(data), device=noise.device).split(256):
+        with torch.no_grad():
+            yield Evidence(model, encoding(*data.batch(rows)), noise)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

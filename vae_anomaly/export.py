@@ -1,0 +1,259 @@
+"""Model, scores and imputer -> sealed bundle: ONNX graphs, and the proof that they agree with torch.
+
+Every exported graph is compared with the torch module it came from, on ordinary and extreme
+inputs, and nothing is sealed unless they agree within the tolerances of the manifest.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from vae_anomaly.answers import PAD_TO, Feeds, fresh_state
+from vae_anomaly.assembly import Fitted, TorchBackend, calibrate
+from vae_anomaly.bundle import seal
+from vae_anomaly.card import model_card
+from vae_anomaly.exceptions import BundleError, ParityError
+from vae_anomaly.graphs import EntryPoint, ScoreGraph
+from vae_anomaly.runtime import OnnxBackend, disagreement
+from vae_anomaly.schema import ImageSchema, Samples, Schema
+
+log = logging.getLogger(__name__)
+
+OPSET = 20
+PARITY_ROWS = 64
+PARITY_DRAWS = 3
+TABLE = "p_value.table"
+PACKAGES = ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "torch")
+# Axes that vary: B rows, M draws. Every other size is fixed.
+ROWS, DRAWS = torch.export.Dim("rows", min=2, max=1 << 20), torch.export.Dim("draws", min=1, max=1 << 12)
+
+
+def export_bundle(fitted: Fitted, folder: str | Path) -> str:
+    """Write a sealed bundle.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    folder : str or Path
+        Must not exist, or be empty; appears whole or not at all.
+
+    Returns
+    -------
+    str
+        The digest, sha256 of ``manifest.json``.
+
+    Raises
+    ------
+    ParityError
+        If a graph and its torch module disagree beyond tolerance.
+    BundleError
+        If the folder is taken.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} exists already; export to a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    device = next(fitted.model.parameters()).device
+    move(fitted, torch.device("cpu"))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        digest = _write(fitted, temporary)
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        move(fitted, device)
+    return digest
+
+
+def move(fitted: Fitted, device: torch.device) -> None:
+    """Move every entry point to a device."""
+    for graph in fitted.graphs.values():
+        graph.to(device)
+
+
+def _write(fitted: Fitted, folder: Path) -> str:
+    feeds = parity_feeds(fitted)
+    protos = {name: to_onnx(entry, name, feeds[name][0]) for name, entry in fitted.graphs.items()}
+    calibrated = _calibrated(fitted, protos)
+    graphs = {name: proto.SerializeToString() for name, proto in calibrated.items()}
+    backend = OnnxBackend(graphs, "cpu", threads=1)
+    check_parity(fitted, backend, feeds)
+    for name, data in graphs.items():
+        (folder / f"{name}.onnx").write_bytes(data)
+    np.savez_compressed(folder / "calibration.npz", **fitted.calibration)
+    np.savez_compressed(folder / "golden.npz", **golden(fitted, backend))
+    versions = {package: found for package in PACKAGES if (found := _version(package))}
+    manifest = replace(fitted.manifest, provenance={**fitted.manifest.provenance, "versions": versions})
+    (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+    return seal(folder, manifest)
+
+
+def to_onnx(entry: EntryPoint, name: str, feeds: Feeds) -> onnx.ModelProto:
+    """One entry point as an ONNX model, its notes and source paths stripped."""
+    arguments = tuple(torch.from_numpy(feeds[key]) for key in entry.inputs)
+    shapes = tuple(_dynamic(key, argument) for key, argument in zip(entry.inputs, arguments, strict=True))
+    positional = shapes if name != "impute" else (*shapes[:2], shapes[2:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            entry,
+            arguments,
+            dynamo=True,
+            dynamic_shapes=positional,
+            input_names=list(entry.inputs),
+            output_names=list(entry.outputs),
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ParityError(f"torch exported no {name} graph")
+    return _stripped(program.model_proto)
+
+
+def _dynamic(name: str, value: torch.Tensor) -> dict[int, object]:
+    """Which axes of an input vary."""
+    if name in ("best", "element", "drawn"):
+        return {0: DRAWS, 1: ROWS}
+    if name == "gumbel":
+        return {0: DRAWS, 2: ROWS}
+    return {1: ROWS} if name == "latent" else {0: ROWS}
+
+
+def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
+    del proto.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    del proto.graph.metadata_props[:]
+    for item in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    for function in proto.functions:
+        raise ParityError(f"the exported graph holds a local function {function.name!r}; report this as a bug")
+    return proto
+
+
+def _calibrated(fitted: Fitted, protos: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
+    """Calibrate on the exported graph's own scores, and put that table into the graph."""
+    backend = OnnxBackend({name: proto.SerializeToString() for name, proto in protos.items()}, "cpu")
+    calibrate(fitted, backend)
+    graph = fitted.graphs["score"]
+    tables = [item for item in protos["score"].graph.initializer if item.name.endswith(TABLE)]
+    if len(tables) != 1 or not isinstance(graph, ScoreGraph):
+        raise ParityError("the score graph lost its calibration table; report this as a bug")
+    tables[0].CopyFrom(numpy_helper.from_array(graph.p_value.table.numpy(), tables[0].name))
+    return protos
+
+
+def parity_feeds(fitted: Fitted) -> dict[str, list[Feeds]]:
+    """Inputs of every graph: held-out rows with and without gaps, and extreme ones."""
+    batches = (_ordinary(fitted.calibration_samples, PARITY_ROWS), synthetic(fitted.manifest.schema, PAD_TO, seed=1))
+    inputs: list[Feeds] = [{"x": batch.values, "observed": batch.observed} for batch in batches]
+    return {name: [_feeds(fitted, name, both) for both in inputs] for name in fitted.graphs}
+
+
+def _feeds(fitted: Fitted, graph: str, both: Feeds) -> Feeds:
+    rng = np.random.default_rng(2)
+    rows, latent, elements = len(both["x"]), fitted.manifest.latent_size, fitted.manifest.schema.elements
+    if graph == "decode":
+        return {"z": rng.standard_normal((rows, latent)).astype(np.float32) * 2}
+    if graph != "impute":
+        return both
+    chunk = int(fitted.manifest.imputation["chunk"])
+    bank = fitted.calibration["noise"][:chunk, None, :]
+    return {
+        **both,
+        "latent": np.ascontiguousarray(np.broadcast_to(bank, (chunk, rows, latent))),
+        "gumbel": rng.gumbel(size=(PARITY_DRAWS, chunk, rows)).astype(np.float32),
+        "element": rng.standard_normal((PARITY_DRAWS, rows, elements)).astype(np.float32),
+        **fresh_state(rows, elements, PARITY_DRAWS),
+    }
+
+
+def _ordinary(samples: Samples, rows: int) -> Samples:
+    """The first held-out rows, repeated if few; every second one with random gaps."""
+    index = np.arange(rows) % len(samples.values)
+    rng = np.random.default_rng(0)
+    observed = samples.observed[index].copy()
+    observed[1::2] &= rng.random(observed[1::2].shape) < rng.random((rows // 2, *[1] * (observed.ndim - 1)))
+    return Samples(samples.values[index], observed)
+
+
+def synthetic(schema: Schema, rows: int, seed: int) -> Samples:
+    """Made-up samples: noise, constants, far values, gaps; no training row among them."""
+    rng = np.random.default_rng(seed)
+    if isinstance(schema, ImageSchema):
+        values = rng.uniform(schema.low, schema.high, (rows, *schema.shape))
+        values[0], values[1] = schema.low, schema.high
+        values = np.rint(values) if schema.dtype == "uint8" else values
+        values = values.astype(schema.dtype)
+    else:
+        low = np.array([column.low or 0.0 for column in schema.columns])
+        high = np.array([column.high or 0.0 for column in schema.columns])
+        values = low + (high - low) * rng.uniform(-0.5, 1.5, (rows, schema.elements))
+        values[0], values[1], values[2] = low, high, 1e300
+    observed = np.ones(values.shape, dtype=np.bool_)
+    observed[rows // 2 :] = rng.random(values[rows // 2 :].shape) < 0.6
+    observed[-1] = False
+    return Samples(np.ascontiguousarray(values), observed)
+
+
+def check_parity(fitted: Fitted, backend: OnnxBackend, feeds: dict[str, list[Feeds]]) -> dict[str, float]:
+    """Compare torch and onnxruntime on the same inputs, output by output.
+
+    Returns
+    -------
+    dict of float
+        Largest difference per ``graph/output``, in units of its tolerance.
+
+    Raises
+    ------
+    ParityError
+        If one exceeds its tolerance.
+    """
+    worst: dict[str, float] = {}
+    for graph, batches in feeds.items():
+        for values in batches:
+            expected, actual = TorchBackend(fitted.graphs).run(graph, values), backend.run(graph, values)
+            for name in (name for name in expected if not name.startswith("next_") and name != "draws_raw"):
+                found = disagreement(name, expected[name], actual[name], fitted.manifest)
+                worst[f"{graph}/{name}"] = max(found, worst.get(f"{graph}/{name}", 0.0))
+    key = max(worst, key=lambda name: worst[name])
+    if worst[key] > 1:
+        raise ParityError(
+            f"{key} differs between torch and onnxruntime by {worst[key]:.3g} times its tolerance; "
+            "the bundle was not written: report this as a bug"
+        )
+    log.info("parity: largest difference %.3g of its tolerance, in %s", worst[key], key)
+    return worst
+
+
+def golden(fitted: Fitted, backend: OnnxBackend) -> Feeds:
+    """Synthetic inputs with the graphs' outputs: the self-test that runs on every load."""
+    samples = synthetic(fitted.manifest.schema, PAD_TO, seed=3)
+    both = {"x": samples.values, "observed": samples.observed}
+    kept: Feeds = {}
+    for graph in ("score", "decode"):
+        feeds = _feeds(fitted, graph, both)
+        kept |= {f"{graph}/in/{name}": value for name, value in feeds.items()}
+        kept |= {f"{graph}/out/{name}": value for name, value in backend.run(graph, feeds).items()}
+    return kept
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

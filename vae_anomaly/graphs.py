@@ -1,0 +1,168 @@
+"""The entry points of a bundle as torch modules: raw in, raw out.
+
+Estimators run these modules, export turns these very modules into graphs. Each names its inputs
+and outputs; all take and return tuples of tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.encoding import Encoded, Encoding
+from vae_anomaly.imputation import Noise, State, effective_sample_size, update
+from vae_anomaly.scores import Evidence, Score
+from vae_anomaly.vae import VAE, Autoencoder
+
+STATE = State._fields
+
+
+class EntryPoint(nn.Module):
+    """A graph of the bundle.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of str
+        Names, in order.
+    """
+
+    inputs: tuple[str, ...] = ("x", "observed")
+    outputs: tuple[str, ...] = ()
+
+    def __init__(self, model: Autoencoder, encoding: Encoding) -> None:
+        super().__init__()
+        self.model = model
+        self.encoding = encoding
+
+    def encoded(self, x: Tensor, observed: Tensor) -> Encoded:
+        """Raw samples in model space."""
+        encoded: Encoded = self.encoding(x, observed)
+        return encoded
+
+
+class PValue(nn.Module):
+    """Conformal p-value (1 + #{calibration score >= s}) / (n + 1), by binary search.
+
+    A search by Gather costs a hundredth of comparing with every calibration score.
+
+    Parameters
+    ----------
+    table : float32 Tensor, shape (n,)
+        Sorted calibration scores.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.register_buffer("table", table)
+
+    def forward(self, score: Tensor) -> Tensor:
+        """Float64 p-value of each score, shape (B,)."""
+        n = len(self.table)
+        below = torch.zeros_like(score, dtype=torch.int64)
+        for power in range(math.ceil(math.log2(n + 1)) - 1, -1, -1):
+            reach = below + 2**power
+            smaller = self.table.index_select(0, (reach - 1).clamp(max=n - 1)) < score
+            below = torch.where((reach <= n) & smaller, reach, below)
+        return (1 + n - below).double() / (n + 1)
+
+
+class ScoreGraph(EntryPoint):
+    """x, observed -> each score, the default as `score`, its p-value, clipped cells.
+
+    Parameters
+    ----------
+    scores : dict of Score
+        Fitted, in output order.
+    default : str
+        The score that decides.
+    noise : Tensor, shape (K, L)
+    table : Tensor, shape (n,)
+        Sorted calibration values of the default score.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        encoding: Encoding,
+        scores: dict[str, Score],
+        default: str,
+        noise: Tensor,
+        table: Tensor,
+    ) -> None:
+        super().__init__(model, encoding)
+        self.scores = nn.ModuleDict(scores)
+        self.default = default
+        self.p_value = PValue(table)
+        self.noise: Tensor
+        self.register_buffer("noise", noise)
+        self.outputs = (*scores, "score", "p_value", "clipped")
+
+    def forward(self, x: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+        """One tensor of shape (B,) per output."""
+        encoded = self.encoded(x, observed)
+        evidence = Evidence(self.model, encoded, self.noise)
+        values = {name: score(evidence) for name, score in self.scores.items()}
+        score = values[self.default]
+        # An output of its own: two names for one tensor do not survive export.
+        return (*values.values(), score + 0.0, self.p_value(score), encoded.clipped)
+
+
+class ExplainGraph(EntryPoint):
+    """x, observed -> reconstruction in raw units, contribution of each element to `recon`."""
+
+    outputs = ("reconstruction", "contributions")
+
+    def __init__(self, model: Autoencoder, encoding: Encoding, noise: Tensor) -> None:
+        super().__init__(model, encoding)
+        self.noise: Tensor
+        self.register_buffer("noise", noise)
+
+    def forward(self, x: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+        """Two tensors of the samples' shape."""
+        evidence = Evidence(self.model, self.encoded(x, observed), self.noise)
+        expected = self.encoding.decode(self.model.likelihood.mean(evidence.reconstruction))
+        return expected, evidence.contributions.unflatten(-1, tuple(x.shape[1:]))
+
+
+class EncodeGraph(EntryPoint):
+    """x, observed -> latent mean and, for a VAE, log-variance."""
+
+    def __init__(self, model: Autoencoder, encoding: Encoding) -> None:
+        super().__init__(model, encoding)
+        self.outputs = ("mean", "log_variance") if model.variational else ("mean",)
+
+    def forward(self, x: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of shape (B, L)."""
+        encoded = self.encoded(x, observed)
+        posterior = self.model.encode(encoded.x, encoded.observed)
+        return tuple(part for part in posterior if part is not None)
+
+
+class DecodeGraph(EntryPoint):
+    """z -> reconstruction in raw units."""
+
+    inputs = ("z",)
+    outputs = ("reconstruction",)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Latents (B, L) to samples."""
+        return (self.encoding.decode(self.model.likelihood.mean(self.model.decode(z))),)
+
+
+class ImputeGraph(EntryPoint):
+    """x, observed, one chunk of noise, running state -> running state, and it in raw units."""
+
+    inputs = ("x", "observed", *Noise._fields, *STATE)
+    outputs = (*(f"next_{name}" for name in STATE), "mean_raw", "std_raw", "draws_raw", "ess")
+    model: VAE
+
+    def forward(self, x: Tensor, observed: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """See `imputation.update`; ``rest`` is the fields of `Noise`, then those of `State`."""
+        noise, state = Noise(*rest[:3]), State(*rest[3:])
+        after = update(self.model, self.encoded(x, observed), noise, state)
+        mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.drawn)
+        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt())
+        return (*after, mean, std, drawn, effective_sample_size(after))

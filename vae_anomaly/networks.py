@@ -1,0 +1,291 @@
+"""Encoder and decoder trunks: multilayer perceptrons and convolutional networks of any size.
+
+An encoder reads x and observed, shape (B, D), and returns a `Posterior`; a decoder reads z,
+shape (..., L), and returns raw likelihood parameters, shape (..., P * D).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from vae_anomaly.exceptions import ConfigError
+
+# sigma between e^-7 and e^7: keeps exp() finite in float32 for whatever input.
+LOG_VARIANCE_LIMIT = 14.0
+# What an encoder sees is bounded, in standardised units: farther values say no more about z, and
+# make its output too large for float32 to agree on. The likelihood sees them whole.
+INPUT_LIMIT = 100.0
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": lambda: nn.LeakyReLU(0.2),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+class Posterior(NamedTuple):
+    """q(z | x), a normal with diagonal covariance; an autoencoder's code has no variance.
+
+    Attributes
+    ----------
+    mean : Tensor, shape (B, L)
+    log_variance : Tensor, shape (B, L), or None
+    """
+
+    mean: Tensor
+    log_variance: Tensor | None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model looks like; the ``[model]`` section of a recipe.
+
+    Attributes
+    ----------
+    kind : {"vae", "autoencoder"}
+    network : {"mlp", "conv"}
+    hidden : tuple of int
+        Widths of the encoder's layers (MLP) or channels of its stride-2 convolutions; the
+        decoder mirrors them.
+    latent_size : int
+        L.
+    likelihood : {"bernoulli", "continuous-bernoulli", "gaussian", "laplace"}
+    scale : float or {"learned", "element"}
+        Of a Gaussian or Laplace likelihood.
+    output : {"identity", "sigmoid", "tanh"}
+        What bounds the location of a Gaussian or Laplace likelihood.
+    activation : {"relu", "leaky-relu", "silu", "tanh"}
+    mask_input : bool
+        Whether the encoder sees which elements are observed.
+    dense : int
+        Width of a fully connected layer between convolutions and latent space, 0 for none.
+    batch_norm : bool
+    kernel : int
+        Side of the convolutions, 3 or 4.
+    padding : int
+        Rows and columns of missing pixels put around each image inside the model.
+    head : {"conv", "transpose"}
+        How a convolutional decoder ends: one more convolution at full size, or directly with
+        the last transposed one.
+    spatial_code : bool
+        Keep the last feature map as the code, without a dense layer (autoencoders).
+    """
+
+    kind: Literal["vae", "autoencoder"] = "vae"
+    network: Literal["mlp", "conv"] = "mlp"
+    hidden: tuple[int, ...] = (256, 128)
+    latent_size: int = 16
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "gaussian"
+    scale: float | str = "learned"
+    output: Literal["identity", "sigmoid", "tanh"] = "identity"
+    activation: Literal["relu", "leaky-relu", "silu", "tanh"] = "relu"
+    mask_input: bool = True
+    dense: int = 0
+    batch_norm: bool = False
+    kernel: int = 3
+    padding: int = 0
+    head: Literal["conv", "transpose"] = "conv"
+    spatial_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.latent_size < 1:
+            raise ConfigError(f"latent_size must be at least 1, got {self.latent_size}")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden widths must be at least 1, got {self.hidden}")
+        if self.kernel not in (3, 4):
+            raise ConfigError(f"kernel must be 3 or 4, got {self.kernel}")
+        if self.padding < 0 or self.dense < 0:
+            raise ConfigError(f"padding and dense must not be negative, got {self.padding} and {self.dense}")
+        if self.spatial_code and (self.kind != "autoencoder" or self.network != "conv"):
+            raise ConfigError("spatial_code is for convolutional autoencoders; set kind and network to match")
+
+
+class GaussianHead(nn.Module):
+    """Features to the mean and log-variance of q(z | x)."""
+
+    def __init__(self, features: int, latent_size: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, latent_size)
+        self.log_variance = nn.Linear(features, latent_size)
+
+    def forward(self, features: Tensor) -> Posterior:
+        """Features (B, F) to a posterior, its log-variance bounded."""
+        log_variance = self.log_variance(features).clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return Posterior(self.mean(features), log_variance)
+
+
+class PointHead(nn.Module):
+    """Features to an autoencoder's code; no layer at all for a spatial code."""
+
+    def __init__(self, features: int, latent_size: int, spatial: bool) -> None:
+        super().__init__()
+        self.mean = nn.Identity() if spatial else nn.Linear(features, latent_size)
+
+    def forward(self, features: Tensor) -> Posterior:
+        """Features (B, F) to a code."""
+        return Posterior(self.mean(features), None)
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected layers over the elements, and over the mask when it is an input."""
+
+    def __init__(self, elements: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.mask_input = config.mask_input
+        widths = (elements * (1 + config.mask_input), *config.hidden)
+        self.trunk = _mlp(widths, config)
+        self.head = make_head(widths[-1], config)
+
+    def forward(self, x: Tensor, observed: Tensor) -> Posterior:
+        """Rows (B, D) to their posterior."""
+        posterior: Posterior = self.head(self.trunk(_with_mask(x, observed, self.mask_input)))
+        return posterior
+
+
+class MLPDecoder(nn.Module):
+    """The encoder's layers, mirrored."""
+
+    def __init__(self, elements: int, outputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        widths = (config.latent_size, *reversed(config.hidden))
+        self.trunk = _mlp(widths, config)
+        self.out = nn.Linear(widths[-1], elements * outputs)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents (..., L) to raw parameters (..., P * D)."""
+        raw: Tensor = self.out(self.trunk(z))
+        return raw
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2 over images of any height and width."""
+
+    def __init__(self, shape: tuple[int, int, int], config: ModelConfig) -> None:
+        super().__init__()
+        self.shape, self.padding, self.mask_input = shape, config.padding, config.mask_input
+        channels = (shape[0] * (1 + config.mask_input), *config.hidden)
+        blocks: list[nn.Module] = []
+        for before, after in zip(channels, channels[1:], strict=False):
+            blocks += [nn.Conv2d(before, after, config.kernel, stride=2, padding=1), *_after(after, config)]
+        self.trunk = nn.Sequential(*blocks, nn.Flatten())
+        sizes = map_sizes(shape, config)
+        features = config.hidden[-1] * math.prod(sizes[-1])
+        self.dense = _dense(features, config.dense, config)
+        self.head = make_head(config.dense or features, config)
+
+    def forward(self, x: Tensor, observed: Tensor) -> Posterior:
+        """Flat images (B, D) to their posterior."""
+        image = x.unflatten(-1, self.shape)
+        if self.mask_input:
+            image = torch.cat([image, observed.unflatten(-1, self.shape).to(x.dtype)], dim=1)
+        if self.padding:
+            image = pad(image, (self.padding,) * 4)
+        posterior: Posterior = self.head(self.dense(self.trunk(image)))
+        return posterior
+
+
+class ConvDecoder(nn.Module):
+    """Transposed convolutions that meet every feature map size of the encoder again."""
+
+    def __init__(self, shape: tuple[int, int, int], outputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        sizes = map_sizes(shape, config)
+        self.padding = config.padding
+        self.first = (config.hidden[-1], *sizes[-1])
+        features = math.prod(self.first)
+        self.dense = _dense(config.latent_size, config.dense, config)
+        self.widen = nn.Identity() if config.spatial_code else nn.Linear(config.dense or config.latent_size, features)
+        self.trunk = nn.Sequential(*self._blocks(shape[0] * outputs, sizes, config))
+
+    @staticmethod
+    def _blocks(channels: int, sizes: list[tuple[int, int]], config: ModelConfig) -> list[nn.Module]:
+        whole = config.head == "conv"
+        widths = [config.hidden[-1], *reversed(config.hidden)] if whole else [*reversed(config.hidden), channels]
+        blocks: list[nn.Module] = []
+        steps = list(zip(sizes[::-1], sizes[-2::-1], widths, widths[1:], strict=False))
+        for i, (small, large, before, after) in enumerate(steps):
+            extra = tuple(b - ((a - 1) * 2 - 2 + config.kernel) for a, b in zip(small, large, strict=True))
+            blocks.append(
+                nn.ConvTranspose2d(before, after, config.kernel, stride=2, padding=1, output_padding=extra)
+            )
+            if whole or i < len(steps) - 1:
+                blocks += _after(after, config)
+        return [*blocks, nn.Conv2d(widths[-1], channels, 3, padding=1)] if whole else blocks
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents (..., L) to raw parameters (..., P * D)."""
+        features = self.widen(self.dense(z.flatten(0, -2))).unflatten(-1, self.first)
+        image = self.trunk(features)
+        if self.padding:
+            p = self.padding
+            image = image[..., p:-p, p:-p]
+        raw: Tensor = image.flatten(1).unflatten(0, z.shape[:-1])
+        return raw
+
+
+def map_sizes(shape: tuple[int, int, int], config: ModelConfig) -> list[tuple[int, int]]:
+    """Height and width of the image (padded) and of each feature map after it."""
+    sizes = [(shape[1] + 2 * config.padding, shape[2] + 2 * config.padding)]
+    for _ in config.hidden:
+        height, width = ((side + 2 - config.kernel) // 2 + 1 for side in sizes[-1])
+        sizes.append((height, width))
+    if min(sizes[-1]) < 1:
+        raise ConfigError(
+            f"{len(config.hidden)} convolutions of stride 2 leave nothing of {shape[1]}x{shape[2]} images; "
+            "shorten hidden"
+        )
+    return sizes
+
+
+def make_head(features: int, config: ModelConfig) -> GaussianHead | PointHead:
+    """The layer that ends an encoder: a distribution for a VAE, a point for an autoencoder."""
+    if config.kind == "vae":
+        return GaussianHead(features, config.latent_size)
+    if config.spatial_code and features != config.latent_size:
+        raise ConfigError(f"a spatial code here has latent_size {features}, got {config.latent_size}; set it so")
+    return PointHead(features, config.latent_size, config.spatial_code)
+
+
+def make_networks(shape: tuple[int, ...], outputs: int, config: ModelConfig) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder for samples of a shape: (D,) or (C, H, W).
+
+    Raises
+    ------
+    ConfigError
+        If a convolutional network is asked for a table, or has too many layers for the image.
+    """
+    if config.network == "mlp":
+        elements = math.prod(shape)
+        return MLPEncoder(elements, config), MLPDecoder(elements, outputs, config)
+    if len(shape) != 3:
+        raise ConfigError("a convolutional network needs images; set network to 'mlp' for tables")
+    image = (shape[0], shape[1], shape[2])
+    return ConvEncoder(image, config), ConvDecoder(image, outputs, config)
+
+
+def _with_mask(x: Tensor, observed: Tensor, mask_input: bool) -> Tensor:
+    x = x.clamp(-INPUT_LIMIT, INPUT_LIMIT)
+    return torch.cat([x, observed.to(x.dtype)], dim=-1) if mask_input else x
+
+
+def _mlp(widths: tuple[int, ...], config: ModelConfig) -> nn.Sequential:
+    blocks: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        blocks += [nn.Linear(before, after), *_after(after, config, nn.BatchNorm1d)]
+    return nn.Sequential(*blocks)
+
+
+def _dense(before: int, after: int, config: ModelConfig) -> nn.Module:
+    return nn.Sequential(nn.Linear(before, after), ACTIVATIONS[config.activation]()) if after else nn.Identity()
+
+
+def _after(width: int, config: ModelConfig, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> list[nn.Module]:
+    return [*([norm(width)] if config.batch_norm else []), ACTIVATIONS[config.activation]()]

@@ -1,0 +1,410 @@
+"""What a sample is: an image or a row of a table, and how raw input is read as one.
+
+A schema is the contract between data, model and service. `read` turns whatever a caller
+holds (numpy, pandas, nested lists) into the model's own dtype and shape together with the
+mask `observed`, or refuses with a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vae_anomaly.exceptions import SchemaError
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+# Share of float pixels outside the trained range above which an image batch is in other units.
+OUT_OF_RANGE_SHARE = 0.5
+NAMED_AT_MOST = 5
+
+
+class Samples(NamedTuple):
+    """Raw values in the model's dtype, and where they are present.
+
+    Attributes
+    ----------
+    values : ndarray, shape (B, C, H, W) or (B, D)
+        uint8 or float32 for images, float64 for tables. NaN only where not observed.
+    observed : bool ndarray, of the same shape
+        True where a value is present.
+    """
+
+    values: Array
+    observed: Mask
+
+
+@dataclass(frozen=True)
+class ImageSchema:
+    """Images of one size.
+
+    Attributes
+    ----------
+    channels, height, width : int
+    dtype : {"uint8", "float32"}
+        What the graphs take; other dtypes are cast where that loses nothing.
+    low, high : float
+        The range of pixel values, in raw units.
+    """
+
+    channels: int
+    height: int
+    width: int
+    dtype: str = "uint8"
+    low: float = 0.0
+    high: float = 255.0
+    kind: ClassVar[str] = "image"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.channels, self.height, self.width)
+
+    @property
+    def elements(self) -> int:
+        """D = C * H * W."""
+        return self.channels * self.height * self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description, read back by `schema_from_dict`."""
+        return {"kind": self.kind, **asdict(self)}
+
+    def read(self, x: Any, observed: Any = None) -> Samples:
+        """Cast images to the model's dtype and shape (B, C, H, W).
+
+        Parameters
+        ----------
+        x : array-like, shape (B, C, H, W), (B, H, W) for one channel, or (B, C*H*W)
+            NaN means missing.
+        observed : bool array-like, optional
+            Same shape as ``x``, or (B, H, W) to hide all channels at once.
+
+        Raises
+        ------
+        SchemaError
+            If shape, dtype or range do not fit, naming expected and received.
+        """
+        values = _numeric(_array(x, "pixels"), "pixels")
+        values = values.reshape(self._batch_shape(values.shape))
+        present = self._read_observed(observed, values.shape)
+        if values.dtype.kind == "f":
+            present &= ~np.isnan(values)
+            _refuse_infinite(values, "image")
+        if values.dtype != np.uint8 or self.dtype != "uint8":
+            self._check_units(values[present])
+        return Samples(self._cast(values, present), present)
+
+    def _batch_shape(self, got: tuple[int, ...]) -> tuple[int, ...]:
+        flat = got[1:] == (self.elements,)
+        grey = self.channels == 1 and got[1:] == (self.height, self.width)
+        if got[1:] == self.shape or flat or grey:
+            return (got[0], *self.shape)
+        expected = f"(B, {self.channels}, {self.height}, {self.width})"
+        if got[1:] == (self.height, self.width, self.channels):
+            raise SchemaError(
+                f"images have shape {got}, channels last; expected {expected}; "
+                "move the channels with x.transpose(0, 3, 1, 2)"
+            )
+        if got == self.shape or (self.channels == 1 and got == self.shape[1:]):
+            raise SchemaError(f"got one image of shape {got}; expected a batch {expected}; pass x[None]")
+        raise SchemaError(f"images have shape {got}; expected {expected}")
+
+    def _read_observed(self, observed: Any, shape: tuple[int, ...]) -> Mask:
+        if observed is None:
+            return np.ones(shape, dtype=np.bool_)
+        mask = _boolean(observed)
+        if mask.shape == (shape[0], self.height, self.width):
+            mask = mask[:, None]
+        elif mask.shape == (shape[0], self.elements):
+            mask = mask.reshape(shape)
+        if mask.ndim != 4 or mask.shape not in (shape, (shape[0], 1, self.height, self.width)):
+            raise SchemaError(f"observed has shape {np.shape(observed)}; expected {shape}, as the images")
+        return np.broadcast_to(mask, shape).copy()
+
+    def _check_units(self, values: Array) -> None:
+        span = self.high - self.low
+        outside = (values < self.low - 0.5 * span) | (values > self.high + 0.5 * span)
+        wrong = values.size > 0 and outside.mean() > OUT_OF_RANGE_SHARE
+        # The reverse: a whole batch of 0..1 floats where 0..255 was trained.
+        shrunk = values.size > 0 and self.high > 2 and 0 < np.max(values) <= 1 and np.min(values) >= 0
+        if wrong or (shrunk and np.any(values % 1)):
+            raise SchemaError(
+                f"pixels run from {np.min(values):g} to {np.max(values):g}, the model was trained on "
+                f"{self.low:g} to {self.high:g}; rescale them to the trained range"
+            )
+
+    def _cast(self, values: Array, present: Mask) -> Array:
+        if self.dtype == "float32":
+            low, high = np.finfo(np.float32).min, np.finfo(np.float32).max
+            return np.clip(values, low, high).astype(np.float32) if values.dtype != np.float32 else values
+        if values.dtype == np.uint8:
+            return values
+        filled = np.where(present, values, 0)
+        if values.dtype.kind == "f" and np.any(filled % 1):
+            raise SchemaError(
+                "pixels are not whole numbers, the model was trained on uint8; round them first"
+            )
+        log.info("pixels cast from %s to uint8", values.dtype)
+        return np.clip(filled, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        "real" for now; the other kinds come with mixed tables.
+    low, high : float
+        Range seen in training, raw units, for display.
+    dtype : str
+        The training column's own dtype, such as "int64".
+    """
+
+    name: str
+    kind: str = "real"
+    low: float | None = None
+    high: float | None = None
+    dtype: str = "float64"
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """Named columns in model order.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+    named : bool
+        False when the training data was a bare array: names were made up as x0, x1, ...
+    """
+
+    columns: tuple[Column, ...]
+    named: bool = True
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    kind: ClassVar[str] = "table"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", tuple(column.name for column in self.columns))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in model order."""
+        return self._names
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(D,)."""
+        return (len(self.columns),)
+
+    @property
+    def elements(self) -> int:
+        """D, the number of columns."""
+        return len(self.columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description, read back by `schema_from_dict`."""
+        return {"kind": self.kind, "named": self.named, "columns": [asdict(c) for c in self.columns]}
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise `SchemaError` unless ``names`` holds exactly the known columns, in any order."""
+        known, counts = set(self._names), Counter(names)
+        if unknown := [name for name in names if name not in known]:
+            raise SchemaError(f"unknown column {unknown[0]!r}; {self._hint(unknown[0])}{_others(unknown)}")
+        if repeated := [name for name in self._names if counts[name] > 1]:
+            raise SchemaError(f"column {repeated[0]!r} appears more than once; drop the repeats")
+        if missing := [name for name in self._names if name not in counts]:
+            shown = ", ".join(repr(name) for name in missing[:NAMED_AT_MOST])
+            more = f" and {len(missing) - NAMED_AT_MOST} more" if len(missing) > NAMED_AT_MOST else ""
+            raise SchemaError(
+                f"missing columns [{shown}]{more}; to leave a value out, keep the column and set it to NaN"
+            )
+
+    def _hint(self, name: str) -> str:
+        close = get_close_matches(str(name), self._names, n=1)
+        known = ", ".join(self._names[:NAMED_AT_MOST]) + (", ..." if len(self._names) > NAMED_AT_MOST else "")
+        return f"did you mean {close[0]!r}?" if close else f"known: {known}"
+
+    def read(self, x: Any, observed: Any = None) -> Samples:
+        """Read rows as float64, columns in model order.
+
+        Parameters
+        ----------
+        x : DataFrame, or array-like of shape (B, D)
+            A data frame is read by column name. NaN and None mean missing.
+        observed : bool array-like, shape (B, D), optional
+            In the order of the columns of ``x``.
+
+        Raises
+        ------
+        SchemaError
+            If columns, dtype or shape do not fit, or a cell is infinite.
+        """
+        if isinstance(x, pd.DataFrame):
+            order = self._order([str(name) for name in x.columns])
+            frame = x.iloc[:, order]
+            parts = [_numeric_column(frame.iloc[:, i], name) for i, name in enumerate(self._names)]
+            values = np.column_stack(parts) if parts else np.empty((len(x), 0))
+        else:
+            order = list(range(self.elements))
+            values = _numeric(_array(x, "cells"), "cells").astype(np.float64)
+        if values.ndim != 2 or values.shape[1] != self.elements:
+            raise SchemaError(f"rows have shape {values.shape}; expected (B, {self.elements})")
+        _refuse_infinite(values, "row")
+        present = ~np.isnan(values)
+        if observed is not None:
+            mask = _boolean(observed)
+            if mask.shape != values.shape:
+                raise SchemaError(f"observed has shape {mask.shape}; expected {values.shape}, as the rows")
+            present &= mask[:, order]
+        return Samples(values, present)
+
+    def _order(self, names: list[str]) -> list[int]:
+        if not self.named and len(names) == self.elements and set(names) != set(self._names):
+            return list(range(self.elements))
+        self.check_names(names)
+        place = {name: i for i, name in enumerate(names)}
+        return [place[name] for name in self._names]
+
+
+Schema = ImageSchema | TableSchema
+
+
+def schema_from_dict(data: dict[str, Any]) -> Schema:
+    """Read what `to_dict` wrote."""
+    fields = {key: value for key, value in data.items() if key != "kind"}
+    if data["kind"] == "image":
+        return ImageSchema(**fields)
+    columns = tuple(Column(**column) for column in fields.pop("columns"))
+    return TableSchema(columns, **fields)
+
+
+def infer_schema(x: Any) -> Schema:
+    """The schema of training data: (B, D) is a table, (B, H, W) or (B, C, H, W) are images.
+
+    uint8 images keep 0..255; float images take 0..1 when they lie inside it, else the range
+    of the data; whole-number images of other integer types must fit 0..255.
+
+    Raises
+    ------
+    SchemaError
+        If the array has another number of dimensions, text, complex or infinite values.
+    """
+    if isinstance(x, pd.DataFrame):
+        return _table_schema(x, named=True)
+    values = _numeric(_array(x, "cells"), "cells")
+    if values.ndim == 2:
+        frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
+        return _table_schema(frame, named=False)
+    if values.ndim not in (3, 4):
+        raise SchemaError(
+            f"data has shape {values.shape}; expected a table (B, D) or images (B, H, W) or (B, C, H, W)"
+        )
+    return _image_schema(values if values.ndim == 4 else values[:, None])
+
+
+def _image_schema(values: Array) -> ImageSchema:
+    _, channels, height, width = values.shape
+    if channels > 4 >= width:
+        raise SchemaError(
+            f"images have shape {values.shape}, channels last; move them with x.transpose(0, 3, 1, 2)"
+        )
+    if min(height, width) < 8:
+        raise SchemaError(f"images are {height}x{width}; both sides must be at least 8 pixels")
+    if values.dtype.kind in "iub":
+        if values.size and (values.min() < 0 or values.max() > 255):
+            raise SchemaError(
+                f"integer pixels run from {values.min()} to {values.max()}; expected 0 to 255, "
+                "or convert them to float32"
+            )
+        return ImageSchema(channels, height, width)
+    _refuse_infinite(values, "image")
+    present = values[~np.isnan(values)]
+    low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)
+    if 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    return ImageSchema(channels, height, width, "float32", low, high if high > low else low + 1.0)
+
+
+def _table_schema(frame: pd.DataFrame, named: bool) -> TableSchema:
+    names = [str(name) for name in frame.columns]
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise SchemaError(f"column {repeated[0]!r} appears more than once; drop the repeats")
+    columns = []
+    for i, name in enumerate(names):
+        values = _numeric_column(frame.iloc[:, i], name)
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
+        columns.append(Column(name, "real", low, high, str(frame.dtypes.iloc[i])))
+    return TableSchema(tuple(columns), named)
+
+
+def _others(names: list[str]) -> str:
+    rest = ", ".join(repr(name) for name in names[1:NAMED_AT_MOST])
+    return f" (also unknown: {rest})" if rest else ""
+
+
+def _array(x: Any, what: str) -> Array:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise SchemaError(f"{what} are ragged; give every row the same length") from error
+
+
+def _numeric(values: Array, what: str) -> Array:
+    """Native byte order, bool and object columns of numbers as numbers; text and complex refused."""
+    if values.dtype.kind == "O":
+        values = _object_numbers(values, what)
+    if values.dtype.kind not in "biuf":
+        raise SchemaError(f"{what} have dtype {values.dtype}; expected numbers")
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _object_numbers(values: Array, what: str) -> Array:
+    if text := next((v for v in values.ravel() if isinstance(v, str | bytes | complex)), None):
+        raise SchemaError(f"{what} hold {type(text).__name__} values; expected numbers")
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SchemaError(f"{what} have dtype object and do not convert to numbers") from error
+
+
+def _numeric_column(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
+    if not (pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == object) or (
+        pd.api.types.is_complex_dtype(column.dtype)
+    ):
+        raise SchemaError(
+            f"column {name!r} has dtype {column.dtype}; expected numbers: convert it or leave it out"
+        )
+    if column.dtype == object:
+        return _object_numbers(column.where(column.notna(), np.nan).to_numpy(), f"column {name!r}: cells")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _boolean(observed: Any) -> Mask:
+    mask = _array(observed, "cells of observed")
+    if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
+        raise SchemaError(f"observed has dtype {mask.dtype}; expected True where a value is present")
+    return mask.astype(np.bool_)
+
+
+def _refuse_infinite(values: Array, what: str) -> None:
+    infinite = np.isinf(values)
+    if infinite.any():
+        rows = np.unique(np.nonzero(infinite)[0])[:NAMED_AT_MOST].tolist()
+        raise SchemaError(f"infinite values in {what} {rows}; use NaN for a missing value")

@@ -1,0 +1,341 @@
+"""The training loop: data kept on the device, one-cycle schedule, early stopping, checkpoints.
+
+The whole data set stays on the device as stored (uint8 stays uint8); batches are selected by
+index and encoded there. Same seed, machine and thread count: same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from vae_anomaly.devices import choose_device, gains_from_bfloat16
+from vae_anomaly.encoding import Encoding
+from vae_anomaly.exceptions import ConfigError, DivergedError
+from vae_anomaly.objectives import ObjectiveConfig, losses
+from vae_anomaly.schema import Samples
+from vae_anomaly.vae import Autoencoder
+
+# Variance of a latent mean over the data above which the unit carries information (Burda et al., 2016).
+ACTIVE_VARIANCE = 0.01
+# A loss this many times the first epoch's has lost its way.
+DIVERGED = 100.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The ``[training]`` section of a recipe.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    learning_rate : float
+        The peak of the one-cycle schedule, or the constant rate.
+    schedule : {"one-cycle", "constant"}
+        One cycle rises for a share ``rise`` of the steps and falls to 0 along a cosine [1]_.
+    rise : float
+    optimizer : {"adamw", "adam"}
+    weight_decay : float
+    clip_norm : float
+        Largest norm of the gradient; 0 leaves it alone.
+    patience : int
+        Epochs without a better validation bound before training stops; 0 never stops early.
+    random_mask : float
+        Share of the rows of each batch that get a random mask, so that the model answers any
+        pattern of gaps.
+    precision : {"auto", "float32", "bfloat16"}
+        "auto" is bfloat16 where the device gains by it.
+    max_seconds : float
+        Wall-clock limit; the schedule does not know of it. 0 is none.
+
+    References
+    ----------
+    .. [1] Smith & Topin, "Super-Convergence", 2018. https://arxiv.org/abs/1708.07120
+    """
+
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    rise: float = 0.2
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    weight_decay: float = 1e-4
+    clip_norm: float = 100.0
+    patience: int = 0
+    random_mask: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ConfigError(
+                f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}"
+            )
+        if not 0 <= self.random_mask <= 1:
+            raise ConfigError(f"random_mask must be between 0 and 1, got {self.random_mask}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at a step of a run of so many steps."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        rise = max(1.0, self.rise * steps)
+        if step < rise:
+            return self.learning_rate * (0.04 + 0.96 * (step + 1) / (rise + 1))
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / (steps - rise))))
+
+
+Epoch = dict[str, float]
+Callback = Callable[[Epoch], None]
+
+
+@dataclass
+class Data:
+    """Samples on the device, as stored.
+
+    Attributes
+    ----------
+    values, observed : Tensor, shape (n, ...)
+        ``observed`` is None when nothing is missing.
+    """
+
+    values: Tensor
+    observed: Tensor | None
+
+    @classmethod
+    def of(cls, samples: Samples, device: torch.device) -> Data:
+        """Move samples to the device once."""
+        observed = None if samples.observed.all() else torch.from_numpy(samples.observed).to(device)
+        return cls(torch.from_numpy(samples.values).to(device), observed)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Values and mask of some rows."""
+        x = self.values[index]
+        return x, torch.ones_like(x, dtype=torch.bool) if self.observed is None else self.observed[index]
+
+
+@dataclass
+class Trainer:
+    """Fits a model to samples.
+
+    Parameters
+    ----------
+    model : Autoencoder or VAE
+        Trained in place; holds the best weights at the end.
+    encoding : Encoding
+    objective : ObjectiveConfig
+    config : TrainingConfig
+    seed : int
+        Of batches, noise and masks.
+    device : {"auto", "cpu", "cuda"}
+    checkpoints : Path, optional
+        Folder for one checkpoint per epoch; the newest two are kept.
+    callbacks : sequence of callables
+        Each gets the epoch's figures.
+    """
+
+    model: Autoencoder
+    encoding: Encoding
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    config: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+    device: str = "auto"
+    checkpoints: Path | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def fit(self, train: Samples, validation: Samples, *, resume: bool = False) -> list[Epoch]:
+        """Train, keep the weights of the best validation bound, return the figures per epoch.
+
+        Returns
+        -------
+        list of dict
+            epoch, loss, reconstruction, kl (training means, nats per row), val_loss,
+            active_units, learning_rate, samples_per_second, seconds.
+
+        Raises
+        ------
+        DivergedError
+            If the loss turns NaN, infinite or grows without bound; the model then holds the
+            best weights so far.
+        """
+        device = choose_device(self.device)
+        self.model.to(device)
+        self.encoding.to(device)
+        wanted = self.config.precision
+        self.model.mixed_precision = wanted == "bfloat16" or (wanted == "auto" and gains_from_bfloat16(device))
+        try:
+            return self._run(Data.of(train, device), Data.of(validation, device), device, resume)
+        finally:
+            self.model.mixed_precision = False
+            self.model.eval()
+
+    def _run(self, train: Data, validation: Data, device: torch.device, resume: bool) -> list[Epoch]:
+        optimizer = self._optimizer(device)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        state = Checkpoint.fresh(self.model)
+        if resume and self.checkpoints is not None and (found := read_checkpoint(self.checkpoints)):
+            state = found.restore(self.model, optimizer, generator)
+        started = time.perf_counter()
+        while state.epoch < self.config.epochs and not self._finished(state, started):
+            figures = self._epoch(train, optimizer, generator, state.epoch)
+            figures |= self._validate(validation)
+            self._check(figures, state)
+            state.advance(figures, self.model)
+            for callback in self.callbacks:
+                callback(figures)
+            if self.checkpoints is not None:
+                write_checkpoint(self.checkpoints, state, self.model, optimizer, generator)
+        self.model.load_state_dict(state.best)
+        return state.history
+
+    def _finished(self, state: Checkpoint, started: float) -> bool:
+        late = 0 < self.config.max_seconds < time.perf_counter() - started
+        return late or 0 < self.config.patience <= state.epochs_since_best
+
+    def _optimizer(self, device: torch.device) -> torch.optim.Optimizer:
+        rate = self.config.learning_rate
+        if self.config.optimizer == "adam":
+            return torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
+        return torch.optim.AdamW(
+            self.model.parameters(), lr=rate, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def _epoch(
+        self, train: Data, optimizer: torch.optim.Optimizer, generator: torch.Generator, epoch: int
+    ) -> Epoch:
+        """One pass over the training rows; a last batch of one row is left out."""
+        self.model.train()
+        started = time.perf_counter()
+        batches = list(self._batches(train, generator))
+        total = torch.zeros(3, device=train.values.device)
+        rows = 0
+        rate = 0.0
+        for i, index in enumerate(batches):
+            step, steps = epoch * len(batches) + i, self.config.epochs * len(batches)
+            rate = self.config.rate(step, steps)
+            x, observed = self._encode(train, index, generator)
+            part = self._step(x, observed, optimizer, generator, rate, epoch + i / len(batches))
+            total += torch.stack(part).detach() * len(index)
+            rows += len(index)
+        loss, reconstruction, kl = (total / max(rows, 1)).tolist()
+        seconds = time.perf_counter() - started
+        return {
+            "epoch": epoch + 1.0,
+            "loss": loss,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "learning_rate": rate,
+            "samples_per_second": rows / seconds,
+            "seconds": seconds,
+        }
+
+    def _batches(self, train: Data, generator: torch.Generator) -> Iterator[Tensor]:
+        order = torch.randperm(len(train), generator=generator, device=generator.device)
+        batches = order.split(min(self.config.batch_size, len(train)))
+        # Batch norm has no variance over one row.
+        return (batch for batch in batches if len(batch) > 1)
+
+    def _encode(self, train: Data, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        encoded = self.encoding(*train.batch(index))
+        x, observed = encoded.x, encoded.observed
+        if self.config.random_mask:
+            shape = getattr(self.encoding, "shape", None)
+            observed = observed & random_masks(observed.shape, shape, self.config.random_mask, generator)
+            x = torch.where(observed, x, 0.0)
+        return x, observed
+
+    def _step(
+        self,
+        x: Tensor,
+        observed: Tensor,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        rate: float,
+        epoch: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        noise = self._noise(len(x), generator)
+        part = losses(self.model, x, observed, noise, self.objective, self.objective.kl_weight(epoch))
+        optimizer.zero_grad(set_to_none=True)
+        part.loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        optimizer.step()
+        return part
+
+    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        latent = self.model.latent_size if self.model.variational else 1
+        shape = (self.objective.draws, rows, latent)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    @torch.no_grad()
+    def _validate(self, data: Data) -> Epoch:
+        """The bound at full KL weight on validation rows, under the same noise every epoch."""
+        self.model.eval()
+        generator = torch.Generator(data.values.device).manual_seed(self.seed)
+        total, means = 0.0, []
+        for rows in torch.arange(len(data), device=data.values.device).split(1024):
+            encoded = self.encoding(*data.batch(rows))
+            noise = self._noise(len(rows), generator)
+            part = losses(self.model, encoded.x, encoded.observed, noise, self.objective, self.objective.beta)
+            total += float(part.loss) * len(rows)
+            means.append(self.model.encode(encoded.x, encoded.observed).mean)
+        active = (torch.cat(means).var(dim=0, correction=0) > ACTIVE_VARIANCE).sum()
+        return {"val_loss": total / len(data), "active_units": float(active)}
+
+    def _check(self, figures: Epoch, state: Checkpoint) -> None:
+        loss, first = figures["val_loss"], abs(state.history[0]["val_loss"]) if state.history else math.inf
+        if math.isfinite(loss) and math.isfinite(figures["loss"]) and loss < DIVERGED * (first + 1.0):
+            return
+        self.model.load_state_dict(state.best)
+        kept = f"the checkpoint of epoch {state.best_epoch} is kept" if state.best_epoch else "no epoch was good"
+        raise DivergedError(
+            f"the loss is {loss:g} after epoch {figures['epoch']:.0f}; {kept}; lower learning_rate "
+            f"(now {self.config.learning_rate:g}) or clip_norm (now {self.config.clip_norm:g})"
+        )
+
+
+def random_masks(
+    shape: torch.Size, image: tuple[int, int, int] | None, share: float, generator: torch.Generator
+) -> Tensor:
+    """Masks for training, shape (B, D): a share of the rows loses a uniform share of its elements.
+
+    Tables lose single cells. Of the images half lose pixels and half a random rectangle, all
+    channels together.
+    """
+    rows, device = shape[0], generator.device
+    masked = torch.rand(rows, 1, generator=generator, device=device) < share
+    hidden_share = torch.rand(rows, 1, generator=generator, device=device)
+    if image is None:
+        hidden = torch.rand(shape, generator=generator, device=device) < hidden_share
+        return ~(hidden & masked)
+    channels, height, width = image
+    pixels = torch.rand(rows, height * width, generator=generator, device=device) < hidden_share
+    rectangles = _rectangles(rows, height, width, generator).flatten(1)
+    as_rectangle = torch.rand(rows, 1, generator=generator, device=device) < 0.5
+    hidden = torch.where(as_rectangle, rectangles, pixels)
+    return ~(hidden & masked).repeat(1, channels)
+
+
+def _rectangles(rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """One random rectangle per row, True inside, shape (B, H, W)."""
+    inside = []
+    for side in (height, width):
+        ends = (torch.rand(rows, 2, generator=generator, device=generator.device) * (side + 1)).long()
+        place = torch.arange(side, device=generator.device)
+        low, high = ends.amin(dim=1, keepdim=True), ends.amax(dim=1, keepdim=True)
+        inside.append((place >= low) & (place < high))
+    return inside[0][:, :, None] & inside[1][:, None, :]

@@ -1,0 +1,157 @@
+"""The models, and the one quantity that everything else reads."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, observed_log_prob, sum_elements
+from vae_anomaly.networks import ModelConfig, Posterior, make_networks
+
+
+class Autoencoder(nn.Module):
+    """An encoder to a code and a decoder back: the baseline, without a distribution over z.
+
+    Parameters
+    ----------
+    encoder : Module, (x, observed) -> Posterior
+        Of shape (B, L).
+    decoder : Module, z -> raw
+        Raw likelihood parameters, shape (..., P * D) for z of shape (..., L).
+    likelihood : Likelihood
+        Reads raw parameters as a distribution over D elements.
+    latent_size : int
+        L.
+    """
+
+    variational = False
+    # Networks in bfloat16 while training; densities and sums always keep the input's precision.
+    mixed_precision = False
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, latent_size: int) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def encode(self, x: Tensor, observed: Tensor) -> Posterior:
+        """q(z | x observed) for rows in model space, shape (B, D)."""
+        with self._precision(x):
+            mean, log_variance = self.encoder(x, observed)
+        return Posterior(mean.to(x.dtype), None if log_variance is None else log_variance.to(x.dtype))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Raw likelihood parameters, shape (..., P * D), of latents (..., L)."""
+        with self._precision(z):
+            raw: Tensor = self.decoder(z)
+        return raw.to(z.dtype)
+
+    def _precision(self, like: Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(like.device.type, torch.bfloat16) if self.mixed_precision else nullcontext()
+
+    def log_likelihood(self, z: Tensor, x: Tensor, observed: Tensor) -> Tensor:
+        """log p(x observed | z) in nats, shape (..., B), for z of shape (..., B, L)."""
+        return observed_log_prob(self.likelihood, self.decode(z), x, observed)
+
+
+class VAE(Autoencoder):
+    """Latent-variable model p(x, z) = p(z) p(x | z) of rows with missing elements.
+
+    References
+    ----------
+    .. [1] Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014.
+       https://arxiv.org/abs/1312.6114
+    .. [2] Burda et al., "Importance Weighted Autoencoders", ICLR 2016.
+       https://arxiv.org/abs/1509.00519
+    .. [3] Mattei & Frellsen, "MIWAE", ICML 2019. https://arxiv.org/abs/1812.02633
+    """
+
+    variational = True
+
+    def log_weights(self, x: Tensor, observed: Tensor, noise: Tensor) -> Tensor:
+        """Log importance weights log p(x observed, z_k) - log q(z_k | x observed).
+
+        Their mean over k is the ELBO, their log-mean-exp bounds log p(x observed), and their
+        softmax weighs imputations: training, scoring and imputation all start here.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, D)
+            Model space, finite everywhere.
+        observed : bool Tensor, shape (B, D)
+        noise : Tensor, shape (K, B, L) or (K, 1, L)
+            Standard normal; z_k = mean + sigma * noise_k.
+
+        Returns
+        -------
+        Tensor, shape (K, B)
+            In nats.
+        """
+        posterior = self.encode(x, observed)
+        z = reparameterise(posterior, noise)
+        return self.log_likelihood(z, x, observed) + log_prior_ratio(posterior, z, noise)
+
+
+def reparameterise(posterior: Posterior, noise: Tensor) -> Tensor:
+    """z_k = mean + sigma * noise_k, shape (K, B, L)."""
+    if posterior.log_variance is None:
+        return posterior.mean + torch.zeros_like(noise)
+    return posterior.mean + torch.exp(0.5 * posterior.log_variance) * noise
+
+
+def log_prior_ratio(posterior: Posterior, z: Tensor, noise: Tensor) -> Tensor:
+    """log p(z_k) - log q(z_k | x), shape (K, B): the constants of both normals cancel."""
+    if posterior.log_variance is None:
+        raise TypeError("an autoencoder's code has no density")
+    return 0.5 * sum_elements(noise**2 + posterior.log_variance - z**2)
+
+
+def kl_per_latent(posterior: Posterior) -> Tensor:
+    """KL(q(z_l | x) || p(z_l)) = (mu^2 + sigma^2 - 1 - log sigma^2) / 2, shape (B, L), nats."""
+    if posterior.log_variance is None:
+        return torch.zeros_like(posterior.mean)
+    log_variance = posterior.log_variance
+    return 0.5 * (posterior.mean**2 + torch.exp(log_variance) - 1.0 - log_variance)
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """Log of the mean of exp over draws, (K, B) -> (B,)."""
+    return torch.logsumexp(log_weights, dim=0) - math.log(log_weights.shape[0])
+
+
+def make_likelihood(config: ModelConfig) -> Likelihood:
+    """The likelihood that a configuration names."""
+    if config.likelihood in ("gaussian", "laplace"):
+        return LIKELIHOODS[config.likelihood](scale=config.scale, output=config.output)
+    return LIKELIHOODS[config.likelihood]()
+
+
+def make_model(shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Autoencoder:
+    """A model for samples of shape (D,) or (C, H, W), its weights drawn from ``generator``."""
+    likelihood = make_likelihood(config)
+    # Layers draw their first weights from the global generator; fork it, then draw our own.
+    with torch.random.fork_rng(devices=[]):
+        encoder, decoder = make_networks(shape, likelihood.outputs_per_element, config)
+    model = (VAE if config.kind == "vae" else Autoencoder)(encoder, decoder, likelihood, config.latent_size)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            _initialise(module, generator)
+    return model
+
+
+def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, generator: torch.Generator) -> None:
+    """PyTorch's own default, uniform in +-1/sqrt(fan in), from our generator."""
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        if layer.bias is not None:
+            layer.bias.uniform_(-bound, bound, generator=generator)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
