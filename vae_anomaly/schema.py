@@ -334,7 +334,7 @@ def _image_schema(values: Array) -> ImageSchema:
     _refuse_infinite(values, "image")
     present = values[~np.isnan(values)]
     low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     return ImageSchema(channels, height, width, "float32", low, high if high > low else low + 1.0)
 

@@ -1,0 +1,57 @@
+"""One VAE, two answers: how strange is this sample, and what belongs in its gaps.
+
+Public names resolve lazily: importing the package, or running a bundle, needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vae_anomaly.answers import Explanation, Imputation, Latent
+    from vae_anomaly.estimators import VAEDetector, VAEImputer
+    from vae_anomaly.exceptions import VaeAnomalyError
+    from vae_anomaly.runtime import Bundle, load_bundle
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "runtime",
+    "Explanation": "answers",
+    "Imputation": "answers",
+    "Latent": "answers",
+    "VAEDetector": "estimators",
+    "VAEImputer": "estimators",
+    "VaeAnomalyError": "exceptions",
+    "load_bundle": "runtime",
+}
+
+__all__ = [
+    "Bundle",
+    "Explanation",
+    "Imputation",
+    "Latent",
+    "VAEDetector",
+    "VAEImputer",
+    "VaeAnomalyError",
+    "__version__",
+    "load_bundle",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vae_anomaly' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"vae_anomaly.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from vae_anomaly.exceptions import MissingPackageError
+
+        if (error.name or "").startswith("vae_anomaly"):
+            raise
+        raise MissingPackageError(
+            f"{name} needs {error.name}, which is not installed; pip install 'vae-anomaly[train]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

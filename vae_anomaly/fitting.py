@@ -1,0 +1,171 @@
+"""From samples to a fitted model: recommended settings, training, scores, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vae_anomaly.assembly import ExportConfig, Fitted, assemble
+from vae_anomaly.encoding import fit_encoding
+from vae_anomaly.exceptions import DataError
+from vae_anomaly.networks import ModelConfig
+from vae_anomaly.objectives import ObjectiveConfig
+from vae_anomaly.schema import ImageSchema, Samples, Schema
+from vae_anomaly.training import Callback, Epoch, Trainer, TrainingConfig
+from vae_anomaly.vae import make_likelihood, make_model
+
+MINIMUM_ROWS = 8
+# Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
+ROWS_SHOWN = {"image": 600_000, "table": 400_000}
+EPOCHS = {"image": (8, 300), "table": (20, 400)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is built, trained and made ready; what is None is recommended from the data.
+
+    Attributes
+    ----------
+    model : ModelConfig, optional
+    objective : ObjectiveConfig
+    training : TrainingConfig, optional
+    export : ExportConfig
+    """
+
+    model: ModelConfig | None = None
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig | None = None
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def completed(self, schema: Schema, rows: int) -> Settings:
+        """The same with every None filled in."""
+        return Settings(
+            self.model or recommended_model(schema),
+            self.objective,
+            self.training or recommended_training(schema, rows),
+            self.export,
+        )
+
+
+class Parts(NamedTuple):
+    """Disjoint sets of samples: weights are fitted on the first, chosen on the second, p-values
+    come from the third.
+    """
+
+    train: Samples
+    validation: Samples
+    calibration: Samples
+
+
+class Fit(NamedTuple):
+    """A fitted model, the settings that made it and its figures per epoch."""
+
+    fitted: Fitted
+    settings: Settings
+    history: list[Epoch]
+
+
+def recommended_model(schema: Schema) -> ModelConfig:
+    """A convolutional model for images, a multilayer perceptron for tables, sized by the sample.
+
+    Images get one stride-2 convolution per halving down to a side of about 4.
+    """
+    if isinstance(schema, ImageSchema):
+        stages, side = 1, min(schema.height, schema.width) / 2
+        while side > 4 and stages < 5:
+            stages, side = stages + 1, side / 2
+        return ModelConfig(
+            network="conv",
+            hidden=tuple(32 * 2 ** min(i, 2) for i in range(stages)),
+            latent_size=32,
+            likelihood="gaussian",
+            scale="learned",
+            output="sigmoid",
+            activation="silu",
+            dense=256,
+        )
+    width = int(np.clip(2 ** round(np.log2(8 * schema.elements)), 64, 512))
+    latent = int(np.clip(round(schema.elements / 2), 2, 32))
+    return ModelConfig(hidden=(width, width), latent_size=latent, likelihood="gaussian", scale="element")
+
+
+def recommended_training(schema: Schema, rows: int) -> TrainingConfig:
+    """As many epochs as show the model a fixed number of rows, within bounds."""
+    low, high = EPOCHS[schema.kind]
+    epochs = int(np.clip(ROWS_SHOWN[schema.kind] // max(rows, 1), low, high))
+    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 32, 256))
+    return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=3e-3, random_mask=0.5, patience=0)
+
+
+def fit_model(
+    schema: Schema,
+    parts: Parts,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    name: str = "model",
+    provenance: dict[str, Any] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Fit:
+    """Train a model, fit its scores and calibrate them.
+
+    Raises
+    ------
+    DataError
+        If there are too few training rows, or a column holds no value.
+    DivergedError
+        If the loss loses its way.
+    """
+    rows = len(parts.train.values)
+    if rows < MINIMUM_ROWS or not len(parts.validation.values):
+        raise DataError(
+            f"{rows} training and {len(parts.validation.values)} validation rows are too few; "
+            f"at least {MINIMUM_ROWS} and 1 are needed"
+        )
+    complete = settings.completed(schema, rows)
+    if complete.model is None or complete.training is None:
+        raise TypeError("completed settings hold a model and its training")
+    encoding = fit_encoding(schema, parts.train, make_likelihood(complete.model).output_range)
+    model = make_model(schema.shape, complete.model, torch.Generator().manual_seed(seed))
+    trainer = Trainer(
+        model, encoding, complete.objective, complete.training, seed, device, checkpoints, callbacks
+    )
+    history = trainer.fit(parts.train, parts.validation, resume=resume)
+    fitted = assemble(
+        model,
+        encoding,
+        schema,
+        complete.model,
+        complete.export,
+        parts.train,
+        parts.calibration,
+        name=name,
+        provenance=provenance,
+        seed=seed,
+    )
+    return Fit(fitted, complete, history)
+
+
+def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibration: float = 0.2) -> Parts:
+    """Training, validation and calibration rows at random, each share at least one row."""
+    rows = len(samples.values)
+    order = np.random.default_rng(seed).permutation(rows)
+    sizes = [max(1, round(share * rows)) for share in (validation, calibration)]
+    cuts = np.cumsum([max(0, rows - sum(sizes)), sizes[0]])
+    train, held, last = np.split(order, cuts)
+    return Parts(take(samples, train), take(samples, held), take(samples, last))
+
+
+def take(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:
+    """Some rows of samples, in ascending order."""
+    index = np.sort(rows)
+    return Samples(samples.values[index], samples.observed[index])
