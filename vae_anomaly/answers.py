@@ -21,7 +21,7 @@ from vae_anomaly.bundle import Manifest
 from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
 from vae_anomaly.filling import fill
 from vae_anomaly.noise import Draws, bank_chunks, row_ids
-from vae_anomaly.schema import Array, Mask, Samples, Schema
+from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema
 
 Float = npt.NDArray[np.float64]
 Feeds = dict[str, Array]
@@ -131,7 +131,7 @@ class Answers:
 
     @property
     def kind(self) -> str:
-        """ "vae" or "autoencoder"."""
+        """Which kind of model: "vae" or "autoencoder"."""
         return self.manifest.kind
 
     @property
@@ -191,12 +191,12 @@ class Answers:
         out = self.run("score", samples)
         empty = _nothing_observed(samples)
         p_value = np.where(empty, np.nan, out["p_value"])
-        # Compared as ranks: p = 0.05 exactly must not fail by a rounding of the rate.
-        flags = pd.array(p_value <= rate * (1 + 1e-12), dtype="boolean")
+        flags = pd.array(p_value <= rate, dtype="boolean")
         flags[empty] = pd.NA
         columns = {"score": _null(out["score"], empty), "p_value": p_value, "is_outlier": flags}
         columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
-        return pd.DataFrame({**columns, "clipped": out["clipped"]}, index=_index(x))
+        clipped = out["clipped"] + self._clipped_by_cast(x, samples)
+        return pd.DataFrame({**columns, "clipped": clipped}, index=_index(x))
 
     def scores(self, x: Any, observed: Any = None) -> pd.DataFrame:
         """The default score as ``score``, and one column per score; larger = more anomalous."""
@@ -222,7 +222,7 @@ class Answers:
         """Contribution of every element to ``recon``, and what the model expected instead."""
         out = self.run("explain", self.schema.read(x, observed))
         contributions = out["contributions"]
-        recon = contributions.reshape(len(contributions), -1).astype(np.float64).sum(axis=1)
+        recon = contributions.astype(np.float64).sum(axis=tuple(range(1, contributions.ndim)))
         return Explanation(contributions, out["reconstruction"], recon)
 
     def encode(self, x: Any, observed: Any = None) -> Latent:
@@ -232,14 +232,16 @@ class Answers:
 
     def decode(self, z: Any) -> Array:
         """Latents (n, L) to samples (n, *sample shape) in raw units."""
-        z = np.ascontiguousarray(z, dtype=np.float32)
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise SchemaError(f"latents have shape {z.shape}; expected (n, {self.latent_size})")
-        return self._batches("decode", len(z), lambda rows: {"z": _pad(z[rows])})["reconstruction"]
+        latents = read_latents(z, self.latent_size)
+        return self._batches("decode", len(latents), lambda rows: {"z": _pad(latents[rows])})[
+            "reconstruction"
+        ]
 
     def sample(self, n: int, seed: int = 0) -> Array:
         """Samples from the prior: the decoder's mean at z ~ N(0, I), shape (n, *sample shape)."""
         self._require_vae("samples from the prior")
+        if n < 0:
+            raise ConfigError(f"the number of samples must not be negative, got {n}")
         return self.decode(np.random.default_rng(seed).standard_normal((n, self.latent_size)))
 
     def impute(
@@ -277,12 +279,16 @@ class Answers:
             raise ConfigError(f"draws must be at least 1, got {draws}")
         samples = self.schema.read(x, observed)
         keys = row_ids(x, len(samples.values), ids)
-        k = k or int(self.manifest.imputation["draws"])
+        k = int(self.manifest.imputation["draws"]) if k is None else k
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
         out = self._impute_mean(samples, k)
         drawn = self._impute_draws(samples, keys, draws, seed, k) if draws else None
         ess = out["ess"].astype(np.float64)
-        flags = np.where(_nothing_observed(samples), "nothing_observed", np.where(ess < LOW_ESS, "low_ess", ""))
-        complete = samples.observed.reshape(len(ess), -1).all(axis=1)
+        flags = np.where(
+            _nothing_observed(samples), "nothing_observed", np.where(ess < LOW_ESS, "low_ess", "")
+        )
+        complete = samples.observed.all(axis=tuple(range(1, samples.observed.ndim)))
         return Imputation(
             fill(self.schema, x, samples.observed, out["mean_raw"]),
             np.where(samples.observed, 0, out["std_raw"]),
@@ -299,7 +305,9 @@ class Answers:
             noise = bank_chunks(self.calibration["noise"], k, chunk)
             return self._fold(feeds, ((part, None, None) for part in noise), 1)
 
-        return self._collect(len(samples.values), run, self._impute_rows(chunk), keep=("mean_raw", "std_raw", "ess"))
+        return self._collect(
+            len(samples.values), run, self._impute_rows(chunk), keep=("mean_raw", "std_raw", "ess")
+        )
 
     def _impute_draws(self, samples: Samples, keys: list[int], draws: int, seed: int, k: int) -> Array:
         chunk = int(self.manifest.imputation["chunk"])
@@ -316,14 +324,18 @@ class Answers:
             return np.empty((draws, *samples.values.shape), samples.values.dtype)
         return np.moveaxis(out["draws_raw"], 1, 0)
 
-    def _fold(self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int) -> Feeds:
+    def _fold(
+        self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int
+    ) -> Feeds:
         """Run the impute graph over chunks of noise, carrying its state."""
         rows, elements = len(feeds["x"]), self.schema.elements
         state = fresh_state(rows, elements, draws)
         out: Feeds = {}
         for latent, gumbel, element in chunks:
             noise = {
-                "latent": np.ascontiguousarray(np.broadcast_to(latent, (len(latent), rows, self.latent_size))),
+                "latent": np.ascontiguousarray(
+                    np.broadcast_to(latent, (len(latent), rows, self.latent_size))
+                ),
                 "gumbel": np.zeros((draws, len(latent), rows), np.float32) if gumbel is None else gumbel,
                 "element": np.zeros((draws, rows, elements), np.float32) if element is None else element,
             }
@@ -355,7 +367,11 @@ class Answers:
 
         def trimmed(rows: slice) -> Feeds:
             out = run(rows)
-            return {name: values[: rows.stop - rows.start] for name, values in out.items() if not keep or name in keep}
+            return {
+                name: values[: rows.stop - rows.start]
+                for name, values in out.items()
+                if not keep or name in keep
+            }
 
         if len(parts) == 1 or self.backend.threads == 1:
             results = [trimmed(part) for part in parts]
@@ -364,10 +380,16 @@ class Answers:
                 results = list(pool.map(trimmed, parts))
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
+    def _clipped_by_cast(self, x: Any, samples: Samples) -> npt.NDArray[np.int64] | int:
+        """Pixels that left no trace for the graph to count: their cast to uint8 clipped them."""
+        schema = self.schema
+        return schema.clipped_by_cast(x, samples.observed) if isinstance(schema, ImageSchema) else 0
+
     def _require_vae(self, what: str) -> None:
         if self.kind != "vae":
             raise UnsupportedError(
-                f"an autoencoder gives no {what}: its code has no distribution to weigh or draw from; train a VAE"
+                f"an autoencoder gives no {what}: its code has no distribution to weigh or draw from; "
+                "train a VAE"
             )
 
 
@@ -377,6 +399,19 @@ def _pad(values: Array) -> Array:
     if not extra:
         return np.ascontiguousarray(values)
     return np.concatenate([values, np.zeros((extra, *values.shape[1:]), values.dtype)])
+
+
+def read_latents(z: Any, latent_size: int) -> Array:
+    """Latents (n, L) as float32; refused where they are not finite numbers of that shape."""
+    try:
+        latents = np.ascontiguousarray(z, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"latents are not numbers in rows of {latent_size}") from error
+    if latents.ndim != 2 or latents.shape[1] != latent_size:
+        raise SchemaError(f"latents have shape {latents.shape}; expected (n, {latent_size})")
+    if not np.isfinite(latents).all():
+        raise SchemaError("latents hold NaN or infinite values; every latent must be a finite number")
+    return latents
 
 
 def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
@@ -394,7 +429,7 @@ def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
 
 
 def _nothing_observed(samples: Samples) -> Mask:
-    return ~samples.observed.reshape(len(samples.observed), -1).any(axis=1)
+    return np.logical_not(samples.observed.any(axis=tuple(range(1, samples.observed.ndim))))
 
 
 def _null(values: Array, empty: Mask) -> Float:

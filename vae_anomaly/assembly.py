@@ -115,6 +115,14 @@ class Fitted:
     calibration_samples: Samples = field(repr=False)
 
     @property
+    def score_graph(self) -> ScoreGraph:
+        """The entry point that scores; it holds the calibration table."""
+        graph = self.graphs["score"]
+        if not isinstance(graph, ScoreGraph):
+            raise TypeError(f"the score graph is a {type(graph).__name__}")
+        return graph
+
+    @property
     def model(self) -> Autoencoder:
         """The trained model."""
         return self.graphs["score"].model
@@ -155,7 +163,11 @@ def assemble(
     check_scores(names, model.variational)
     latent = model.latent_size
     device = next(model.parameters()).device
-    noise = noise_bank(config.draws, latent, seed).to(device) if model.variational else torch.zeros(1, 1, device=device)
+    noise = (
+        noise_bank(config.draws, latent, seed).to(device)
+        if model.variational
+        else torch.zeros(1, 1, device=device)
+    )
     scores = {score: SCORES[score]() for score in names}
     for score in scores.values():
         score.fit(lambda: _evidence(model, encoding, _subset(train, latent, seed), noise))
@@ -176,7 +188,11 @@ def assemble(
         kind=model_config.kind,
         name=name,
         schema=schema,
-        likelihood={"name": model_config.likelihood, "scale": model_config.scale, "output": model_config.output},
+        likelihood={
+            "name": model_config.likelihood,
+            "scale": model_config.scale,
+            "output": model_config.output,
+        },
         architecture=_plain(asdict(model_config)),
         scores=tuple(names),
         default_score=default,
@@ -208,10 +224,8 @@ def calibrate(fitted: Fitted, backend: Any) -> dict[str, Array]:
     out = scoring.run("score", fitted.calibration_samples)
     names = (*fitted.manifest.scores, "score")
     fitted.calibration |= {f"score_{name}": np.sort(out[name].astype(np.float64)) for name in names}
-    graph = fitted.graphs["score"]
     table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))
-    if isinstance(graph, ScoreGraph):
-        graph.p_value = PValue(table.to(graph.noise.device))
+    fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))
     return out
 
 

@@ -30,15 +30,16 @@ def _kind(manifest: Manifest) -> str:
     if manifest.kind == "vae":
         return "A variational autoencoder: anomaly scores with calibrated p-values, and imputation."
     return (
-        "A plain autoencoder. It has no ELBO, because its code has no distribution whose divergence from a prior "
-        "could be measured, and no imputation, because there is nothing to weigh or draw from."
+        "A plain autoencoder. It has no ELBO, because its code has no distribution whose divergence from "
+        "a prior could be measured, and no imputation, because there is nothing to weigh or draw from."
     )
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     schema = manifest.schema
     if isinstance(schema, ImageSchema):
-        sample = f"image {schema.channels}x{schema.height}x{schema.width}, {schema.dtype}, {schema.low:g} to {schema.high:g}"
+        size = f"{schema.channels}x{schema.height}x{schema.width}"
+        sample = f"image {size}, {schema.dtype}, {schema.low:g} to {schema.high:g}"
     else:
         sample = f"table row of {schema.elements} columns"
     facts = [
@@ -52,10 +53,11 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _answers(manifest: Manifest) -> list[str]:
+    names, rows = ", ".join(manifest.scores), manifest.provenance.get("rows_calibration", "?")
     lines = [
-        f"- scores: {', '.join(manifest.scores)}; `{manifest.default_score}` decides; larger is more anomalous",
-        f"- false alarm rate {manifest.false_alarm_rate:g}, from "
-        f"{manifest.provenance.get('rows_calibration', '?')} calibration rows; change it per request, without refit",
+        f"- scores: {names}; `{manifest.default_score}` decides; larger is more anomalous",
+        f"- false alarm rate {manifest.false_alarm_rate:g}, from {rows} calibration rows; "
+        "change it per request, without refit",
     ]
     if manifest.imputation:
         lines.append(f"- imputation by {manifest.imputation.get('draws')} importance samples")

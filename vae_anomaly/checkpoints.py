@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -75,11 +75,11 @@ class Checkpoint:
                 index, key = name.split(".")
                 state["state"].setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict(state)
-        except (RuntimeError, ValueError) as error:
+            generator.set_state(self.tensors["generator"].cpu())
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 "the checkpoint is of another model; resume with the recipe it was trained with"
             ) from error
-        generator.set_state(self.tensors["generator"].cpu())
         return self
 
 
@@ -97,14 +97,17 @@ def write_checkpoint(
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
     tensors["generator"] = generator.get_state()
-    path = folder / f"epoch-{state.epoch:04d}.safetensors"
+    path = folder / _weights_name(state.epoch)
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
     summary = {"weights": path.name, "best_epoch": state.best_epoch, "history": state.history}
     temporary = folder / (POINTER + ".tmp")
     temporary.write_text(json.dumps(summary, indent=1))
-    os.replace(temporary, folder / POINTER)
-    for old in sorted(folder.glob("epoch-*.safetensors"))[:-2]:
-        old.unlink()
+    temporary.replace(folder / POINTER)
+    # By name, not by order: the folder may hold later epochs of a run that this one replaces.
+    kept = {_weights_name(state.epoch), _weights_name(state.epoch - 1)}
+    for old in folder.glob("epoch-*.safetensors"):
+        if old.name not in kept:
+            old.unlink()
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
@@ -116,8 +119,14 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         summary = json.loads(pointer.read_text())
         tensors = load_file(folder / summary["weights"])
         return Checkpoint(_part(tensors, "best."), summary["history"], summary["best_epoch"], tensors)
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"checkpoint {folder} cannot be read ({error}); delete it and start afresh") from error
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise DataError(
+            f"checkpoint {folder} cannot be read ({error}); delete it and start afresh"
+        ) from error
+
+
+def _weights_name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}.safetensors"
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:

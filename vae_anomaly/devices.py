@@ -8,7 +8,7 @@ from vae_anomaly.exceptions import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" is CUDA where it is, else the CPU.
+    """The device of a name; "auto" is CUDA where there is one, else the CPU.
 
     Raises
     ------
@@ -20,7 +20,9 @@ def choose_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise DeviceError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device 'cuda' was asked for and torch finds no CUDA device; use device='auto' or 'cpu'")
+        raise DeviceError(
+            "device 'cuda' was asked for and torch finds no CUDA device; use device='auto' or 'cpu'"
+        )
     return torch.device(name)
 
 

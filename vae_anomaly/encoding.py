@@ -6,7 +6,6 @@ Model space is flat and float32: shape (B, D), zero where nothing was observed.
 from __future__ import annotations
 
 import logging
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +74,13 @@ class ImageEncoding(nn.Module):
     def decode(self, y: Tensor) -> Tensor:
         """Model space (..., D) to raw units (..., C, H, W), float32, inside the raw range."""
         raw = (y - self.low) / self.scale + self.raw_low
-        return raw.clamp(self.raw_low, self.raw_high).unflatten(-1, self.shape)
+        image: Tensor = raw.clamp(self.raw_low, self.raw_high).unflatten(-1, self.shape)
+        return image
 
     def decode_scale(self, deviation: Tensor) -> Tensor:
         """A standard deviation (..., D) in model space, in raw units (..., C, H, W)."""
-        return (deviation / self.scale).unflatten(-1, self.shape)
+        image: Tensor = (deviation / self.scale).unflatten(-1, self.shape)
+        return image
 
 
 class TableEncoding(nn.Module):
@@ -108,9 +109,12 @@ class TableEncoding(nn.Module):
         DataError
             If a column holds no value at all.
         """
-        empty = [name for name, seen in zip(schema.names, samples.observed.any(axis=0), strict=True) if not seen]
+        seen = np.asarray(samples.observed.any(axis=0)).tolist()
+        empty = [name for name, some in zip(schema.names, seen, strict=True) if not some]
         if empty:
-            raise DataError(f"training column {empty[0]!r} has no value in any row; leave it out with --exclude")
+            raise DataError(
+                f"training column {empty[0]!r} has no value in any row; leave it out with --exclude"
+            )
         mean, scale = _moments(samples.values, samples.observed)
         constant = [name for name, s in zip(schema.names, scale, strict=True) if s == 0]
         if constant:
@@ -144,13 +148,19 @@ def fit_encoding(schema: Schema, samples: Samples, output_range: tuple[float, fl
 
 
 def _moments(values: np.ndarray, observed: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation per column; scaled first, so that 1e300 does not overflow."""
+    """Mean and deviation per column.
+
+    Divided by a power of two, so that 1e300 does not overflow and no digit is lost; measured from
+    a value of the column, so that a constant one has exactly no deviation.
+    """
     filled = np.where(observed, values, 0.0)
-    unit = np.maximum(np.abs(filled).max(axis=0), math.ulp(0.0))
+    exponent = np.frexp(np.abs(filled).max(axis=0))[1]
+    unit = np.ldexp(filled, -exponent)
+    origin = np.take_along_axis(unit, observed.argmax(axis=0)[None], axis=0)
     count = observed.sum(axis=0)
-    mean = (filled / unit).sum(axis=0) / count
-    centred = np.where(observed, values / unit - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=0) / count)
-    # Rounding leaves a constant column with a deviation of a few ulps.
-    deviation = np.where(deviation <= 1e-12 * np.abs(mean), 0.0, deviation)
-    return mean * unit, deviation * unit
+    shift = np.where(observed, unit - origin, 0.0)
+    mean = shift.sum(axis=0) / count
+    deviation = np.sqrt((np.where(observed, shift - mean, 0.0) ** 2).sum(axis=0) / count)
+    # A few last bits are rounding of the source, not spread.
+    deviation = np.where(deviation <= 4 * np.finfo(np.float64).eps, 0.0, deviation)
+    return np.ldexp(origin[0] + mean, exponent), np.ldexp(deviation, exponent)

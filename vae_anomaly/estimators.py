@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         schema = infer_schema(X)
         seed = int(check_random_state(self.random_state).randint(2**31))
         parts = split_parts(schema.read(X), seed)
-        fit = fit_model(schema, parts, self.settings or Settings(), seed=seed, device=self.device)
+        fit = fit_model(schema, parts, self._settings(), seed=seed, device=self.device)
         self.fitted_ = fit.fitted
         self.settings_ = fit.settings
         self.history_ = fit.history
@@ -55,6 +56,10 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(schema.names, dtype=object)
         self._after_fit()
         return self
+
+    def _settings(self) -> Settings:
+        """The settings to fit with."""
+        return self.settings or Settings()
 
     def _after_fit(self) -> None:
         """Set what one kind of estimator has beyond the fitted model."""
@@ -131,9 +136,12 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         super().__init__(settings=settings, device=device, random_state=random_state)
         self.false_alarm_rate = false_alarm_rate
 
+    def _settings(self) -> Settings:
+        settings = super()._settings()
+        return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
+
     def _after_fit(self) -> None:
-        table = self.fitted_.calibration["score_score"]
-        rate = max(self.false_alarm_rate, calibration.smallest_rate(len(table)))
+        table, rate = self.fitted_.calibration["score_score"], self.fitted_.manifest.false_alarm_rate
         self.offset_ = -calibration.threshold(table, rate)
 
     def scores(self, X: Any) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -25,9 +24,10 @@ from vae_anomaly.assembly import Fitted, TorchBackend, calibrate
 from vae_anomaly.bundle import seal
 from vae_anomaly.card import model_card
 from vae_anomaly.exceptions import BundleError, ParityError
-from vae_anomaly.graphs import EntryPoint, ScoreGraph
-from vae_anomaly.runtime import OnnxBackend, disagreement
+from vae_anomaly.graphs import EntryPoint
+from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import ImageSchema, Samples, Schema
+from vae_anomaly.selftest import disagreement
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,15 @@ def export_bundle(fitted: Fitted, folder: str | Path) -> str:
     device = next(fitted.model.parameters()).device
     move(fitted, torch.device("cpu"))
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    # The graphs' own scores calibrate the bundle; the torch modules keep their own table.
+    p_value = fitted.score_graph.p_value
     try:
-        digest = _write(fitted, temporary)
+        digest = _write(replace(fitted, calibration=dict(fitted.calibration)), temporary)
         temporary.chmod(0o755)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        fitted.score_graph.p_value = p_value
         move(fitted, device)
     return digest
 
@@ -93,12 +96,16 @@ def _write(fitted: Fitted, folder: Path) -> str:
     check_parity(fitted, backend, feeds)
     for name, data in graphs.items():
         (folder / f"{name}.onnx").write_bytes(data)
-    np.savez_compressed(folder / "calibration.npz", **fitted.calibration)
-    np.savez_compressed(folder / "golden.npz", **golden(fitted, backend))
+    _save(folder / "calibration.npz", fitted.calibration)
+    _save(folder / "golden.npz", golden(fitted, backend))
     versions = {package: found for package in PACKAGES if (found := _version(package))}
     manifest = replace(fitted.manifest, provenance={**fitted.manifest.provenance, "versions": versions})
     (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
     return seal(folder, manifest)
+
+
+def _save(path: Path, arrays: Feeds) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def to_onnx(entry: EntryPoint, name: str, feeds: Feeds) -> onnx.ModelProto:
@@ -137,11 +144,19 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.metadata_props[:]
     proto.doc_string = proto.graph.doc_string = ""
     del proto.graph.metadata_props[:]
-    for item in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+    for item in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
         item.doc_string = ""
         del item.metadata_props[:]
     for function in proto.functions:
-        raise ParityError(f"the exported graph holds a local function {function.name!r}; report this as a bug")
+        raise ParityError(
+            f"the exported graph holds a local function {function.name!r}; report this as a bug"
+        )
     return proto
 
 
@@ -149,17 +164,20 @@ def _calibrated(fitted: Fitted, protos: dict[str, onnx.ModelProto]) -> dict[str,
     """Calibrate on the exported graph's own scores, and put that table into the graph."""
     backend = OnnxBackend({name: proto.SerializeToString() for name, proto in protos.items()}, "cpu")
     calibrate(fitted, backend)
-    graph = fitted.graphs["score"]
     tables = [item for item in protos["score"].graph.initializer if item.name.endswith(TABLE)]
-    if len(tables) != 1 or not isinstance(graph, ScoreGraph):
+    if len(tables) != 1:
         raise ParityError("the score graph lost its calibration table; report this as a bug")
-    tables[0].CopyFrom(numpy_helper.from_array(graph.p_value.table.numpy(), tables[0].name))
+    table = fitted.score_graph.p_value.table
+    tables[0].CopyFrom(numpy_helper.from_array(table.numpy(), tables[0].name))
     return protos
 
 
 def parity_feeds(fitted: Fitted) -> dict[str, list[Feeds]]:
     """Inputs of every graph: held-out rows with and without gaps, and extreme ones."""
-    batches = (_ordinary(fitted.calibration_samples, PARITY_ROWS), synthetic(fitted.manifest.schema, PAD_TO, seed=1))
+    batches = (
+        _ordinary(fitted.calibration_samples, PARITY_ROWS),
+        synthetic(fitted.manifest.schema, PAD_TO, seed=1),
+    )
     inputs: list[Feeds] = [{"x": batch.values, "observed": batch.observed} for batch in batches]
     return {name: [_feeds(fitted, name, both) for both in inputs] for name in fitted.graphs}
 
@@ -198,6 +216,7 @@ def synthetic(schema: Schema, rows: int, seed: int) -> Samples:
         values = rng.uniform(schema.low, schema.high, (rows, *schema.shape))
         values[0], values[1] = schema.low, schema.high
         values = np.rint(values) if schema.dtype == "uint8" else values
+        values[2] = schema.high if schema.dtype == "uint8" else schema.high + 1e3 * (schema.high - schema.low)
         values = values.astype(schema.dtype)
     else:
         low = np.array([column.low or 0.0 for column in schema.columns])

@@ -27,18 +27,22 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     -------
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
-        is kept where it can hold the filled values: uint8 images are rounded, other integer
-        arrays with gaps become float64.
+        is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
+        other integers with gaps become float64.
     """
     if isinstance(x, pd.DataFrame):
-        return _fill_frame(schema, x, observed, imputed)
-    array = np.asarray(x)
-    if array.dtype.kind not in "f" and not (isinstance(schema, ImageSchema) and array.dtype == np.uint8):
-        array = array.astype(np.float64)
-    imputed = imputed.reshape(array.shape)
-    if array.dtype.kind != "f":
-        imputed = np.rint(imputed)
-    return np.where(observed.reshape(array.shape), array, imputed.astype(array.dtype))
+        rows = len(observed)
+        return _fill_frame(schema, x, observed.reshape(rows, -1), imputed.reshape(rows, -1))
+    filled = np.array(x)
+    if observed.all() and filled.dtype.kind != "O":
+        return filled
+    pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
+    if filled.dtype.kind != "f" and not pixels:
+        filled = filled.astype(np.float64)
+    values = np.rint(imputed) if pixels else imputed
+    missing = ~observed.reshape(filled.shape)
+    filled[missing] = values.reshape(filled.shape)[missing]
+    return filled
 
 
 def _fill_frame(schema: Schema, x: pd.DataFrame, observed: Mask, imputed: Array) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from vae_anomaly.encoding import Encoded
 from vae_anomaly.likelihoods import observed_log_prob
 from vae_anomaly.vae import VAE, log_prior_ratio, reparameterise
 
+
 class State(NamedTuple):
     """What is known after some draws; model space.
 

@@ -16,6 +16,8 @@ from torch.nn.functional import softplus
 
 from vae_anomaly.exceptions import ConfigError
 
+# A learned scale starts near .3: from 1 the first epochs ignore z.
+FIRST_LOG_SCALE = -1.2
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 OUTPUTS = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
@@ -152,7 +154,7 @@ class ContinuousBernoulli(Likelihood):
         return torch.where(logit > 0, 1 - low, low).clamp(0.0, 1.0)
 
 
-class _LocationScale(Likelihood):
+class LocationScale(Likelihood):
     """A location per element, and one scale (learned or fixed) or one per element."""
 
     def __init__(self, scale: float | str = "learned", output: str = "identity", floor: float = 1e-2) -> None:
@@ -161,12 +163,14 @@ class _LocationScale(Likelihood):
             raise ConfigError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
         if isinstance(scale, str) and scale not in ("learned", "element"):
             raise ConfigError(f"unknown scale {scale!r}; choose learned, element or a number")
+        if not isinstance(scale, str) and not 0 < scale < math.inf:
+            raise ConfigError(f"a fixed scale must be a positive number, got {scale}")
         self.output = OUTPUTS[output]()
         self.output_range = (-1.0, 1.0) if output == "tanh" else (0.0, 1.0)
         self.floor = floor
         self.outputs_per_element = 2 if scale == "element" else 1
-        self.log_scale = nn.Parameter(torch.tensor(0.0)) if scale == "learned" else None
-        self.fixed = float(scale) if not isinstance(scale, str) else None
+        self.log_scale = nn.Parameter(torch.tensor(FIRST_LOG_SCALE)) if scale == "learned" else None
+        self.fixed = 1.0 if isinstance(scale, str) else float(scale)
 
     def parameters_of(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale, each broadcastable to (..., D)."""
@@ -176,14 +180,14 @@ class _LocationScale(Likelihood):
         location = self.output(raw)
         if self.log_scale is not None:
             return location, self.floor + self.log_scale.exp()
-        return location, torch.full((), self.fixed or 1.0, dtype=raw.dtype, device=raw.device)
+        return location, torch.full((), self.fixed, dtype=raw.dtype, device=raw.device)
 
     def mean(self, raw: Tensor) -> Tensor:
         """The location."""
         return self.parameters_of(raw)[0]
 
 
-class Gaussian(_LocationScale):
+class Gaussian(LocationScale):
     """Real-valued elements.
 
     .. math:: p(x \\mid z) = \\mathcal{N}(x;\\, \\mu(z),\\, \\sigma^2)
@@ -225,7 +229,7 @@ class Gaussian(_LocationScale):
         return location + scale * noise
 
 
-class Laplace(_LocationScale):
+class Laplace(LocationScale):
     """Real-valued elements under an L1 loss.
 
     .. math:: p(x \\mid z) = \\exp(-|x - \\mu(z)| / b) / 2b
@@ -253,7 +257,7 @@ class Laplace(_LocationScale):
         return location - scale * torch.sign(centred) * torch.log(1 - 2 * centred.abs())
 
 
-LIKELIHOODS = {
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "continuous-bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,

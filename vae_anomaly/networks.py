@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
 
 # sigma between e^-7 and e^7: keeps exp() finite in float32 for whatever input.
@@ -96,6 +98,7 @@ class ModelConfig:
     spatial_code: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.latent_size < 1:
             raise ConfigError(f"latent_size must be at least 1, got {self.latent_size}")
         if any(width < 1 for width in self.hidden):
@@ -106,6 +109,10 @@ class ModelConfig:
             raise ConfigError(f"padding and dense must not be negative, got {self.padding} and {self.dense}")
         if self.spatial_code and (self.kind != "autoencoder" or self.network != "conv"):
             raise ConfigError("spatial_code is for convolutional autoencoders; set kind and network to match")
+        if self.spatial_code and self.dense:
+            raise ConfigError(f"spatial_code has no dense layer, got dense = {self.dense}; drop one")
+        if self.network == "conv" and not self.hidden:
+            raise ConfigError("a convolutional network needs hidden channels, got none; set hidden")
 
 
 class GaussianHead(nn.Module):
@@ -173,7 +180,7 @@ class ConvEncoder(nn.Module):
         self.shape, self.padding, self.mask_input = shape, config.padding, config.mask_input
         channels = (shape[0] * (1 + config.mask_input), *config.hidden)
         blocks: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             blocks += [nn.Conv2d(before, after, config.kernel, stride=2, padding=1), *_after(after, config)]
         self.trunk = nn.Sequential(*blocks, nn.Flatten())
         sizes = map_sizes(shape, config)
@@ -202,19 +209,25 @@ class ConvDecoder(nn.Module):
         self.first = (config.hidden[-1], *sizes[-1])
         features = math.prod(self.first)
         self.dense = _dense(config.latent_size, config.dense, config)
-        self.widen = nn.Identity() if config.spatial_code else nn.Linear(config.dense or config.latent_size, features)
+        self.widen = (
+            nn.Identity() if config.spatial_code else nn.Linear(config.dense or config.latent_size, features)
+        )
         self.trunk = nn.Sequential(*self._blocks(shape[0] * outputs, sizes, config))
 
     @staticmethod
     def _blocks(channels: int, sizes: list[tuple[int, int]], config: ModelConfig) -> list[nn.Module]:
         whole = config.head == "conv"
-        widths = [config.hidden[-1], *reversed(config.hidden)] if whole else [*reversed(config.hidden), channels]
+        widths = (
+            [config.hidden[-1], *reversed(config.hidden)] if whole else [*reversed(config.hidden), channels]
+        )
         blocks: list[nn.Module] = []
         steps = list(zip(sizes[::-1], sizes[-2::-1], widths, widths[1:], strict=False))
         for i, (small, large, before, after) in enumerate(steps):
-            extra = tuple(b - ((a - 1) * 2 - 2 + config.kernel) for a, b in zip(small, large, strict=True))
+            high, wide = (b - ((a - 1) * 2 - 2 + config.kernel) for a, b in zip(small, large, strict=True))
             blocks.append(
-                nn.ConvTranspose2d(before, after, config.kernel, stride=2, padding=1, output_padding=extra)
+                nn.ConvTranspose2d(
+                    before, after, config.kernel, stride=2, padding=1, output_padding=(high, wide)
+                )
             )
             if whole or i < len(steps) - 1:
                 blocks += _after(after, config)
@@ -250,7 +263,9 @@ def make_head(features: int, config: ModelConfig) -> GaussianHead | PointHead:
     if config.kind == "vae":
         return GaussianHead(features, config.latent_size)
     if config.spatial_code and features != config.latent_size:
-        raise ConfigError(f"a spatial code here has latent_size {features}, got {config.latent_size}; set it so")
+        raise ConfigError(
+            f"a spatial code here has latent_size {features}, got {config.latent_size}; set it so"
+        )
     return PointHead(features, config.latent_size, config.spatial_code)
 
 
@@ -278,14 +293,18 @@ def _with_mask(x: Tensor, observed: Tensor, mask_input: bool) -> Tensor:
 
 def _mlp(widths: tuple[int, ...], config: ModelConfig) -> nn.Sequential:
     blocks: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         blocks += [nn.Linear(before, after), *_after(after, config, nn.BatchNorm1d)]
     return nn.Sequential(*blocks)
 
 
 def _dense(before: int, after: int, config: ModelConfig) -> nn.Module:
-    return nn.Sequential(nn.Linear(before, after), ACTIVATIONS[config.activation]()) if after else nn.Identity()
+    return (
+        nn.Sequential(nn.Linear(before, after), ACTIVATIONS[config.activation]()) if after else nn.Identity()
+    )
 
 
-def _after(width: int, config: ModelConfig, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> list[nn.Module]:
+def _after(
+    width: int, config: ModelConfig, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+) -> list[nn.Module]:
     return [*([norm(width)] if config.batch_norm else []), ACTIVATIONS[config.activation]()]

@@ -30,7 +30,9 @@ def row_ids(x: Any, count: int, ids: Sequence[object] | None) -> list[int]:
         ids = range(count)
     if len(ids) != count:
         raise SchemaError(f"got {len(ids)} ids for {count} rows; give one id per row")
-    return [int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "little") for key in ids]
+    return [
+        int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "little") for key in ids
+    ]
 
 
 def bank_chunks(bank: Array, draws: int, chunk: int) -> Iterator[Array]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import sum_elements
 from vae_anomaly.vae import VAE, Autoencoder, kl_per_latent, log_mean_exp, log_prior_ratio, reparameterise
@@ -44,6 +45,7 @@ class ObjectiveConfig:
     free_bits: float = 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.draws < 1:
             raise ConfigError(f"draws must be at least 1, got {self.draws}")
         if min(self.beta, self.warmup_epochs, self.free_bits) < 0:

@@ -1,4 +1,4 @@
-"""A bundle on onnxruntime: devices, sessions, the self-test, and `load_bundle`.
+"""A bundle on onnxruntime: devices, sessions, and `load_bundle`.
 
 Imports without torch.
 """
@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from vae_anomaly.answers import Answers, Feeds
-from vae_anomaly.bundle import Manifest, SealedBundle, open_bundle
-from vae_anomaly.exceptions import BundleError, DeviceError
+from vae_anomaly.bundle import SealedBundle, open_bundle
+from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError
 from vae_anomaly.locate import locate
-from vae_anomaly.schema import Array, ImageSchema
+from vae_anomaly.selftest import AGAIN, check_complete, check_golden, first_line, graphs_of
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +29,6 @@ CUDA_OPTIONS = {
     "use_tf32": "0",
 }
 DEVICES = ("auto", "cpu", "cuda")
-SELF_TEST = "golden"
-RAW_OUTPUTS = ("reconstruction", "mean_raw", "std_raw")
 
 
 class OnnxBackend:
@@ -72,8 +69,17 @@ class OnnxBackend:
     def _session(self, graph: str) -> ort.InferenceSession:
         with self._lock:
             if graph not in self._sessions:
-                self._sessions[graph] = make_session(self._graphs[graph], self.provider)
+                self._sessions[graph] = self._started(graph)
             return self._sessions[graph]
+
+    def _started(self, graph: str) -> ort.InferenceSession:
+        try:
+            return make_session(self._graphs[graph], self.provider)
+        except Exception as error:  # onnxruntime raises several unrelated classes here
+            raise BundleError(
+                f"the graph {graph!r} does not start in onnxruntime {ort.__version__}: {first_line(error)}; "
+                f"upgrade onnxruntime, or {AGAIN}"
+            ) from error
 
 
 class Bundle(Answers):
@@ -128,12 +134,15 @@ def load_bundle(
     DeviceError
         If ``cuda`` is asked for and cannot be had.
     """
+    for name, value in (("threads", threads), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
     found = locate(source)
     sealed = open_bundle(found.path, expected_digest or found.digest)
-    names = [name.removesuffix(".onnx") for name in sealed.manifest.files if name.endswith(".onnx")]
-    backend = OnnxBackend({name: sealed.graph(name) for name in names}, device, threads)
+    check_complete(sealed)
+    backend = OnnxBackend({name: sealed.graph(name) for name in graphs_of(sealed.manifest)}, device, threads)
     if self_test:
-        check_golden(sealed, backend)
+        check_golden(sealed, backend, loose=backend.provider == CUDA)
     return Bundle(sealed, backend, batch_size)
 
 
@@ -165,7 +174,9 @@ def choose_provider(graph: bytes, device: str) -> str:
     if problem is None:
         return CUDA
     if device == "cuda":
-        raise DeviceError(f"device 'cuda' cannot be used: {problem}; install vae-anomaly[cuda] or use device='cpu'")
+        raise DeviceError(
+            f"device 'cuda' cannot be used: {problem}; install vae-anomaly[cuda] or use device='cpu'"
+        )
     log.info("running on the CPU: %s", problem)
     return CPU
 
@@ -181,7 +192,7 @@ def cuda_problem(graph: bytes) -> str | None:
     try:
         session = make_session(graph, CUDA)
     except Exception as error:  # onnxruntime raises several unrelated classes here
-        return _first_line(error)
+        return first_line(error)
     return None if CUDA in session.get_providers() else _missing_library()
 
 
@@ -204,74 +215,5 @@ def _missing_library() -> str:
         try:
             ctypes.CDLL(str(library))
         except OSError as error:
-            return _first_line(error)
+            return first_line(error)
     return "onnxruntime did not start its CUDA provider"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def check_golden(sealed: SealedBundle, backend: OnnxBackend) -> None:
-    """Run the stored synthetic inputs and compare with the stored outputs.
-
-    Raises
-    ------
-    BundleError
-        If a graph gives other values than it did at export.
-    """
-    golden = sealed.arrays(SELF_TEST)
-    tolerances = sealed.manifest.tolerances
-    loose = tolerances["cuda"] / tolerances["scores"] if backend.provider == CUDA else 1.0
-    for graph in sorted({key.split("/")[0] for key in golden}):
-        parts = {key.split("/")[2]: value for key, value in golden.items() if key.startswith(f"{graph}/in/")}
-        out = backend.run(graph, parts)
-        for name, actual in out.items():
-            worst = disagreement(name, golden[f"{graph}/out/{name}"], actual, sealed.manifest)
-            if worst > loose:
-                raise BundleError(
-                    f"bundle {sealed.path} fails its self-test: {graph}/{name} is {worst:.3g} times its "
-                    "tolerance away; upgrade onnxruntime or export again"
-                )
-
-
-def disagreement(name: str, expected: Array, actual: Array, manifest: Manifest) -> float:
-    """Largest difference between two runs of an output, in units of its tolerance."""
-    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
-    if not np.array_equal(np.isfinite(expected), np.isfinite(actual)):
-        return np.inf
-    return float(np.max(np.abs(actual - expected) / tolerance_of(name, expected, manifest), initial=0.0))
-
-
-def tolerance_of(name: str, expected: Array, manifest: Manifest) -> Array:
-    """Allowed absolute difference per entry of an output.
-
-    Scores: 1e-5 of the larger of the value and the batch's median; raw units: 1e-5 of the
-    column's range, or of the distance to it; contributions: 1e-5 of the column's largest, at least
-    of one nat; latents: 1e-5 of the column's largest; effective sample sizes: 1e-4; p-values:
-    2/(n+1).
-    """
-    tolerances, size = manifest.tolerances, np.abs(expected)
-    if name == "p_value":
-        return np.full_like(expected, 2.0 / (manifest.provenance["rows_calibration"] + 1) + 1e-12)
-    if name == "clipped":
-        return np.full_like(expected, 0.5)
-    if name == "ess":
-        return tolerances["ess"] * np.maximum(size, 1.0)
-    if name == "score" or name in manifest.scores:
-        return tolerances["scores"] * np.maximum(size, np.median(size)) + 1e-30
-    if name in RAW_OUTPUTS:
-        low, span = raw_range(manifest)
-        return tolerances["columns"] * np.maximum(span, np.abs(expected - low))
-    floor = 1.0 if name == "contributions" else 1e-3
-    return np.broadcast_to(tolerances["columns"] * size.max(axis=0, initial=floor), size.shape)
-
-
-def raw_range(manifest: Manifest) -> tuple[Array, Array]:
-    """Lowest raw value and range of each column, or of all pixels."""
-    schema = manifest.schema
-    if isinstance(schema, ImageSchema):
-        return np.array(schema.low), np.array(schema.high - schema.low)
-    low = np.array([column.low or 0.0 for column in schema.columns])
-    span = np.array([(column.high or 0.0) - (column.low or 0.0) for column in schema.columns])
-    return low, np.where(span > 0, span, 1.0)

@@ -105,6 +105,23 @@ class ImageSchema:
             self._check_units(values[present])
         return Samples(self._cast(values, present), present)
 
+    def clipped_by_cast(self, x: Any, observed: Mask) -> npt.NDArray[np.int64]:
+        """Observed pixels per image that `read` clipped in its cast to uint8, shape (B,).
+
+        Parameters
+        ----------
+        x : array-like
+            As given to `read`.
+        observed : bool ndarray, shape (B, C, H, W)
+            As `read` returned it.
+        """
+        values = np.asarray(x)
+        if self.dtype != "uint8" or values.dtype == np.uint8:
+            return np.zeros(len(observed), dtype=np.int64)
+        pixels = _numeric(values, "pixels").reshape(observed.shape)
+        outside = observed & ((pixels < 0) | (pixels > 255))
+        return np.asarray(outside.sum(axis=(1, 2, 3)), dtype=np.int64)
+
     def _batch_shape(self, got: tuple[int, ...]) -> tuple[int, ...]:
         flat = got[1:] == (self.elements,)
         grey = self.channels == 1 and got[1:] == (self.height, self.width)

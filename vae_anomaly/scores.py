@@ -24,6 +24,8 @@ FULL_COVARIANCE = 512
 LEADING_DIRECTIONS = 128
 # Share of the mean latent variance added to every direction, for collapsed units.
 RIDGE = 1e-4
+# Powers of the covariance applied to a random subspace: spectra of latents fall fast enough for four.
+SUBSPACE_ITERATIONS = 4
 
 
 class Evidence:
@@ -168,9 +170,9 @@ class Rate(Score):
 class LatentMaha(Score):
     """Latent distance (mu - c)' S^-1 (mu - c), without unit.
 
-    c is the mean of mu over training data, S = Cov(mu) + mean diag sigma^2. Stored as a whitening
-    matrix; codes longer than `FULL_COVARIANCE` keep the leading directions and share one variance
-    in all others, as in probabilistic PCA [1]_.
+    c is the mean of mu over training data, S = Cov(mu) + mean diag sigma^2. Stored as its
+    eigenvectors; codes longer than `FULL_COVARIANCE` keep the leading ones and share one variance
+    in all other directions, as in probabilistic PCA [1]_.
 
     References
     ----------
@@ -181,48 +183,59 @@ class LatentMaha(Score):
     def __init__(self) -> None:
         super().__init__()
         self.centre: Tensor
-        self.whitening: Tensor
-        self.rest: Tensor
+        self.directions: Tensor
+        self.precisions: Tensor
         self.register_buffer("centre", torch.zeros(1))
-        self.register_buffer("whitening", torch.ones(1, 1))
-        self.register_buffer("rest", torch.zeros(()))
+        self.register_buffer("directions", torch.ones(1, 1))
+        self.register_buffer("precisions", torch.ones(1))
+        self.rest: float | None = None
 
     def fit(self, training: TrainingEvidence) -> None:
-        """Centre and whitening matrix of the training latents."""
+        """Centre and principal directions of the training latents."""
         posteriors = [evidence.posterior for evidence in training()]
         means = torch.cat([p.mean for p in posteriors]).double()
         self.centre = means.mean(dim=0)
         noise = [p.log_variance.double().exp() for p in posteriors if p.log_variance is not None]
         diagonal = torch.cat(noise).mean(dim=0) if noise else torch.zeros_like(self.centre)
-        directions, variances, rest = _principal(means - self.centre, diagonal)
-        self.rest = (1 / rest).float() if rest is not None else torch.zeros((), device=means.device)
-        # (mu-c)'[U diag(1/v - 1/rest) U' + I/rest](mu-c): the first term may carry either sign.
-        inverse = 1 / variances if rest is None else (1 / variances - 1 / rest)
-        self.sign = -1.0 if rest is not None else 1.0
-        self.whitening = (directions * inverse.abs().sqrt()).float()
+        directions, variances, self.rest = _principal(means - self.centre, diagonal)
+        self.directions, self.precisions = directions.float(), (1 / variances).float()
         self.centre = self.centre.float()
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Squared norm of the whitened mean."""
         centred = evidence.posterior.mean - self.centre
-        leading = sum_elements((centred @ self.whitening) ** 2)
-        if self.sign > 0:
-            return leading
-        return sum_elements(centred**2) * self.rest - leading
+        leading = centred @ self.directions
+        distance = sum_elements(leading**2 * self.precisions)
+        if self.rest is None:
+            return distance
+        return distance + sum_elements((centred - leading @ self.directions.T) ** 2) / self.rest
 
 
-def _principal(centred: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _principal(centred: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, float | None]:
     """Directions (L, R), their variances (R,), and the variance of all others (None if R = L)."""
     rows, latent = centred.shape
     if latent <= FULL_COVARIANCE:
         covariance = centred.T @ centred / rows + torch.diag(diagonal)
         variances, directions = torch.linalg.eigh(covariance)
         return directions, variances.clamp_min(0) + RIDGE * variances.mean() + 1e-12, None
-    _, singular, right = torch.svd_lowrank(centred.float(), q=min(LEADING_DIRECTIONS, rows - 1), niter=4)
-    variances = singular.double() ** 2 / rows
-    total = (centred**2).mean(dim=0).sum() + diagonal.sum()
-    rest = (total - variances.sum()).clamp_min(0) / (latent - len(variances)) + RIDGE * total / latent + 1e-12
-    return right.double(), variances + diagonal.mean() + rest, rest
+    directions, variances = _leading(centred.float(), max(1, min(LEADING_DIRECTIONS, rows - 1)))
+    total, noise = (centred**2).sum() / rows, diagonal.mean()
+    floor = noise + RIDGE * (total / latent + noise) + 1e-12
+    others = (total - variances.sum()).clamp_min(0) / (latent - len(variances))
+    return directions, variances + floor, float(others + floor)
+
+
+def _leading(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors (L, R) and eigenvalues (R,) of the covariance, by subspace iteration.
+
+    `torch.svd_lowrank` does the same from the global generator: scores would depend on it.
+    """
+    start = torch.randn(centred.shape[1], count, generator=torch.Generator().manual_seed(0))
+    basis, rows = start.to(centred), len(centred)
+    for _ in range(SUBSPACE_ITERATIONS):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
+    _, singular, right = torch.linalg.svd(centred @ basis, full_matrices=False)
+    return basis @ right.T, singular.double() ** 2 / rows
 
 
 SCORES: dict[str, type[Score]] = {
@@ -271,5 +284,6 @@ def noise_bank(draws: int, latent_size: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(draws, latent_size, generator=generator)
     engine = torch.quasirandom.SobolEngine(latent_size, scramble=True, seed=seed)
-    points = engine.draw(draws, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
-    return torch.special.ndtri(points).float()
+    points: Tensor = engine.draw(draws, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    noise: Tensor = torch.special.ndtri(points).float()
+    return noise

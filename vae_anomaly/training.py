@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from vae_anomaly.choices import check_choices
 from vae_anomaly.devices import choose_device, gains_from_bfloat16
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import ConfigError, DivergedError
@@ -54,7 +55,7 @@ class TrainingConfig:
     precision : {"auto", "float32", "bfloat16"}
         "auto" is bfloat16 where the device gains by it.
     max_seconds : float
-        Wall-clock limit; the schedule does not know of it. 0 is none.
+        Wall-clock limit, looked at after each epoch; the schedule does not know of it. 0 is none.
 
     References
     ----------
@@ -75,12 +76,16 @@ class TrainingConfig:
     max_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ConfigError(
-                f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}"
-            )
-        if not 0 <= self.random_mask <= 1:
-            raise ConfigError(f"random_mask must be between 0 and 1, got {self.random_mask}")
+        check_choices(self)
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("random_mask", "rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "patience", "max_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
 
@@ -174,7 +179,9 @@ class Trainer:
         self.model.to(device)
         self.encoding.to(device)
         wanted = self.config.precision
-        self.model.mixed_precision = wanted == "bfloat16" or (wanted == "auto" and gains_from_bfloat16(device))
+        self.model.mixed_precision = wanted == "bfloat16" or (
+            wanted == "auto" and gains_from_bfloat16(device)
+        )
         try:
             return self._run(Data.of(train, device), Data.of(validation, device), device, resume)
         finally:
@@ -201,7 +208,7 @@ class Trainer:
         return state.history
 
     def _finished(self, state: Checkpoint, started: float) -> bool:
-        late = 0 < self.config.max_seconds < time.perf_counter() - started
+        late = state.epoch > 0 and 0 < self.config.max_seconds < time.perf_counter() - started
         return late or 0 < self.config.patience <= state.epochs_since_best
 
     def _optimizer(self, device: torch.device) -> torch.optim.Optimizer:
@@ -270,7 +277,7 @@ class Trainer:
         noise = self._noise(len(x), generator)
         part = losses(self.model, x, observed, noise, self.objective, self.objective.kl_weight(epoch))
         optimizer.zero_grad(set_to_none=True)
-        part.loss.backward()  # type: ignore[no-untyped-call]
+        part.loss.backward()
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         optimizer.step()
@@ -297,11 +304,14 @@ class Trainer:
         return {"val_loss": total / len(data), "active_units": float(active)}
 
     def _check(self, figures: Epoch, state: Checkpoint) -> None:
-        loss, first = figures["val_loss"], abs(state.history[0]["val_loss"]) if state.history else math.inf
-        if math.isfinite(loss) and math.isfinite(figures["loss"]) and loss < DIVERGED * (first + 1.0):
+        first = abs(state.history[0]["val_loss"]) if state.history else math.inf
+        loss = figures["loss"] if not math.isfinite(figures["loss"]) else figures["val_loss"]
+        if math.isfinite(loss) and loss < DIVERGED * (first + 1.0):
             return
         self.model.load_state_dict(state.best)
-        kept = f"the checkpoint of epoch {state.best_epoch} is kept" if state.best_epoch else "no epoch was good"
+        kept = (
+            f"the checkpoint of epoch {state.best_epoch} is kept" if state.best_epoch else "no epoch was good"
+        )
         raise DivergedError(
             f"the loss is {loss:g} after epoch {figures['epoch']:.0f}; {kept}; lower learning_rate "
             f"(now {self.config.learning_rate:g}) or clip_norm (now {self.config.clip_norm:g})"

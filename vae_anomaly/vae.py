@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, observed_log_prob, sum_elements
+from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, LocationScale, observed_log_prob, sum_elements
 from vae_anomaly.networks import ModelConfig, Posterior, make_networks
 
 
@@ -31,7 +31,9 @@ class Autoencoder(nn.Module):
     # Networks in bfloat16 while training; densities and sums always keep the input's precision.
     mixed_precision = False
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, latent_size: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, latent_size: int
+    ) -> None:
         super().__init__()
         self.latent_size = latent_size
         self.encoder = encoder
@@ -125,9 +127,8 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 def make_likelihood(config: ModelConfig) -> Likelihood:
     """The likelihood that a configuration names."""
-    if config.likelihood in ("gaussian", "laplace"):
-        return LIKELIHOODS[config.likelihood](scale=config.scale, output=config.output)
-    return LIKELIHOODS[config.likelihood]()
+    kind = LIKELIHOODS[config.likelihood]
+    return kind(config.scale, config.output) if issubclass(kind, LocationScale) else kind()
 
 
 def make_model(shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Autoencoder:

@@ -1,0 +1,401 @@
+"""vae-anomaly: one VAE, two answers - how strange is this sample, and what belongs in its gaps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from pipelines.progress import rows_progress, training_progress
+from vae_anomaly import __version__
+from vae_anomaly.exceptions import DataError, MissingPackageError, VaeAnomalyError
+
+app = typer.Typer(
+    name="vae-anomaly",
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+DONE, FAILED, USAGE, REJECTED, NEGATIVE = 0, 1, 2, 3, 4
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; cuda without CUDA is an error")]
+Root = Annotated[Path, typer.Option(help="folder of the local tracking store")]
+ModelSource = Annotated[str, typer.Argument(help="bundle folder, runs:/<run id> or models:/<name>@<alias>")]
+DataRoot = Annotated[
+    str | None, typer.Option(help="where MNIST and relative data sources lie; no download then")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the summary as JSON")]
+IdColumn = Annotated[str | None, typer.Option(help="column that names a row")]
+Label = Annotated[str | None, typer.Option(help="column with labels; for evaluation only")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vae-anomaly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say more")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """One VAE, two answers: how strange is this sample, and what belongs in its gaps."""
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    for package in ("vae_anomaly", "serving", "pipelines"):
+        logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="recipe name, or path of a .toml file")] = "digits",
+    data: Annotated[str | None, typer.Option(help="file, folder or name of training data")] = None,
+    data_root: DataRoot = None,
+    id_column: IdColumn = None,
+    label: Label = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="column that is no feature; repeatable")] = None,
+    novel: Annotated[
+        list[str] | None,
+        typer.Option(help="label of anomalies: kept out of training, all in test; repeatable"),
+    ] = None,
+    split_by: Annotated[str | None, typer.Option(help="random, time or group; with --split-column")] = None,
+    split_column: Annotated[str | None, typer.Option(help="column of --split-by")] = None,
+    name: Annotated[str | None, typer.Option(help="name of run and registered model")] = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, such as training.epochs=3; repeatable"),
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="alias for the registered version, such as champion")
+    ] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder of the run")] = None,
+    resume: Annotated[bool, typer.Option(help="go on from the newest checkpoint")] = False,
+    track: Annotated[bool, typer.Option(help="log to MLflow and register")] = True,
+    device: Device = "auto",
+    root: Root = Path("mlruns"),
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe, track it, seal its bundle and register it."""
+    from pipelines.recipe import load_recipe
+    from pipelines.train import train as run_training
+
+    data_section = {
+        "source": data,
+        "data_root": data_root,
+        "id_column": id_column,
+        "label": label,
+        "exclude": exclude or None,
+        "novel": novel or None,
+        "split_by": split_by,
+        "split_column": split_column,
+    }
+    loaded = load_recipe(recipe, set_ or (), {"": {"name": name, "seed": seed}, "data": data_section})
+    epochs = loaded.training.epochs if loaded.training else None
+    with training_progress(err, epochs) as progress:
+        run = run_training(
+            loaded,
+            root=root,
+            out=out_folder,
+            device=device,
+            alias=alias,
+            resume=resume,
+            track=track,
+            callbacks=[progress],
+        )
+    if as_json:
+        typer.echo(json.dumps(run.to_dict()))
+        return
+    rows = ", ".join(f"{count:,} {split}" for split, count in run.rows.items())
+    out.print(f"trained {loaded.name}: {run.parameters:,} parameters, {run.seconds:.1f} s; rows: {rows}")
+    _facts(
+        ("bundle", run.bundle),
+        ("digest", run.digest),
+        ("registered", run.registered),
+        ("tracking", run.tracking_uri),
+    )
+    _next(f"vae-anomaly evaluate {run.bundle}")
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="one bundle, or several to compare")],
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of report.html and report.json")] = Path(
+        "report"
+    ),
+    data: Annotated[
+        str | None, typer.Option(help="rows to judge by, in place of the model's own test rows")
+    ] = None,
+    data_root: DataRoot = None,
+    id_column: IdColumn = None,
+    label: Label = None,
+    novel: Annotated[list[str] | None, typer.Option(help="label of anomalies; repeatable")] = None,
+    thumbnails: Annotated[bool, typer.Option(help="show single samples")] = True,
+    false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
+    min_auroc: Annotated[float | None, typer.Option(help="gate: exit code 4 below it")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Judge bundles on rows they have never seen, and write one self-contained HTML report."""
+    from pipelines.data import DataConfig
+    from pipelines.evaluate import evaluate as run_evaluation
+    from vae_anomaly.runtime import load_bundle
+
+    config = None
+    if data is not None:
+        config = DataConfig(data, data_root, id_column, label, novel=tuple(novel or ()))
+    page, evaluations = run_evaluation(
+        [load_bundle(model, device=device) for model in models],
+        out_folder,
+        data=config,
+        data_root=data_root,
+        thumbnails=thumbnails,
+        false_alarm_rate=false_alarm_rate,
+    )
+    if as_json:
+        typer.echo(json.dumps([evaluation.metrics() for evaluation in evaluations]))
+    else:
+        for model, evaluation in zip(models, evaluations, strict=True):
+            out.print(model, style="bold")
+            _facts(*((key, f"{value:.4g}") for key, value in evaluation.metrics().items()))
+        _facts(("report", page))
+    _gate(min_auroc, [evaluation.metrics() for evaluation in evaluations])
+
+
+@app.command()
+def score(
+    model: ModelSource,
+    source: Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")],
+    out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write")] = Path("scores.parquet"),
+    id_column: IdColumn = None,
+    label: Label = None,
+    keep_columns: Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")] = None,
+    ignore_unknown: Annotated[bool, typer.Option(help="pass over unknown columns")] = False,
+    missing_value: Annotated[float | None, typer.Option(help="number that means missing")] = None,
+    mask: Annotated[Path | None, typer.Option(help="file or folder; black = missing")] = None,
+    alpha_is_mask: Annotated[bool, typer.Option(help="transparent pixels are missing")] = False,
+    convert: Annotated[bool, typer.Option(help="adapt images that do not fit")] = False,
+    on_duplicate: Annotated[str, typer.Option(help="error or keep")] = "error",
+    strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
+    delimiter: Annotated[str | None, typer.Option(help="of a CSV")] = None,
+    decimal: Annotated[str, typer.Option(help="decimal mark of a CSV")] = ".",
+    false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
+    rank: Annotated[bool, typer.Option(help="add a rank, 1 = most anomalous")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score every row of a file or folder: how strange is it?"""
+    from serving.batch import score_file
+    from vae_anomaly.runtime import load_bundle
+
+    options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
+    with rows_progress(err, "scoring") as progress:
+        bundle = load_bundle(model, device=device)
+        summary = score_file(
+            bundle, source, out_file, options, false_alarm_rate=false_alarm_rate, rank=rank, progress=progress
+        )
+    _report_job(summary, as_json, f"{summary.outliers:,} outliers")
+
+
+@app.command()
+def impute(
+    model: ModelSource,
+    source: Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")],
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Parquet or .npy file, or folder of PNG; named after the input"),
+    ] = None,
+    draws: Annotated[int | None, typer.Option(help="multiple imputations in place of the mean")] = None,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    std: Annotated[bool, typer.Option(help="write standard deviations too")] = False,
+    id_column: IdColumn = None,
+    label: Label = None,
+    keep_columns: Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")] = None,
+    ignore_unknown: Annotated[bool, typer.Option(help="pass over unknown columns")] = False,
+    missing_value: Annotated[float | None, typer.Option(help="number that means missing")] = None,
+    mask: Annotated[Path | None, typer.Option(help="file or folder; black = missing")] = None,
+    alpha_is_mask: Annotated[bool, typer.Option(help="transparent pixels are missing")] = False,
+    convert: Annotated[bool, typer.Option(help="adapt images that do not fit")] = False,
+    on_duplicate: Annotated[str, typer.Option(help="error or keep")] = "error",
+    strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
+    delimiter: Annotated[str | None, typer.Option(help="of a CSV")] = None,
+    decimal: Annotated[str, typer.Option(help="decimal mark of a CSV")] = ".",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fill the gaps of a file or folder: what belongs there?"""
+    from serving.batch import impute_file
+    from vae_anomaly.runtime import load_bundle
+
+    options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
+    target = out_file or _imputed_name(source)
+    with rows_progress(err, "imputing") as progress:
+        bundle = load_bundle(model, device=device)
+        summary = impute_file(
+            bundle, source, target, options, draws=draws, seed=seed, with_std=std, progress=progress
+        )
+    _report_job(summary, as_json, f"{summary.unobserved:,} with nothing observed")
+
+
+@app.command()
+def demo(
+    root: Root = Path("mlruns"),
+    epochs: Annotated[int | None, typer.Option(help="fewer for a quick look")] = None,
+    device: Device = "auto",
+) -> None:
+    """Run the main job on bundled digits, one digit held out as the anomaly."""
+    from pipelines.demo import run_demo
+
+    with training_progress(err, None) as progress:
+        result = run_demo(root, epochs, device, [progress], lambda text: err.print(text, style="dim"))
+    out.print()
+    for line in result.headlines():
+        out.print(line, highlight=False, soft_wrap=True)
+    out.print()
+    _facts(*result.places())
+    _next(*result.next_commands())
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="bundle to try; a built-in graph otherwise")] = None,
+    root: Root = Path("mlruns"),
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: one real inference per device, tracking, disk, versions."""
+    from pipelines.doctor import examine
+
+    findings = examine(model, root)
+    if as_json:
+        typer.echo(json.dumps([finding.to_dict() for finding in findings]))
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}[finding.status]
+            out.print(f"{mark:<16} {finding.what}: {finding.said}", soft_wrap=True)
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+READ_OPTIONS = (
+    "id_column",
+    "label",
+    "keep_columns",
+    "ignore_unknown",
+    "missing_value",
+    "mask",
+    "alpha_is_mask",
+    "convert",
+    "on_duplicate",
+    "strict",
+    "delimiter",
+    "decimal",
+)
+
+
+def _read_options(**given: Any) -> Any:
+    from serving.chunks import ReadOptions
+
+    return ReadOptions(**{**given, "keep_columns": tuple(given["keep_columns"] or ())})
+
+
+def _imputed_name(source: Path) -> Path:
+    """``x.csv`` to ``x-imputed.parquet``, ``x.npy`` to ``x-imputed.npy``, a folder to another."""
+    if source.is_dir():
+        return source.with_name(source.name + "-imputed")
+    suffix = ".npy" if source.suffix in (".npy", ".npz") else ".parquet"
+    return source.with_name(source.stem + "-imputed" + suffix)
+
+
+def _report_job(summary: Any, as_json: bool, finding: str) -> None:
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    key: str(value) if isinstance(value, Path) else value
+                    for key, value in vars(summary).items()
+                }
+            )
+        )
+    else:
+        out.print(f"{summary.rows:,} rows, {finding}, {summary.clipped:,} cells clipped", highlight=False)
+        _facts(("written", summary.out), ("rejected", summary.rejected_out))
+    if summary.rejected:
+        err.print(
+            f"{summary.rejected:,} rows rejected; see {summary.rejected_out}", style="yellow", soft_wrap=True
+        )
+        raise typer.Exit(REJECTED)
+
+
+def _gate(min_auroc: float | None, metrics: list[dict[str, float]]) -> None:
+    if min_auroc is None:
+        return
+    for found in metrics:
+        if "auroc" not in found:
+            raise DataError("--min-auroc needs labels of both classes; name them with --label or --novel")
+        if found["auroc"] < min_auroc:
+            err.print(f"gate failed: AUROC {found['auroc']:.4f} is below {min_auroc}", style="red")
+            raise typer.Exit(NEGATIVE)
+
+
+def _facts(*facts: tuple[str, object]) -> None:
+    for key, value in facts:
+        if value is not None:
+            out.print(f"  {key:<12} {value}", highlight=False, soft_wrap=True)
+
+
+def _next(*commands: str) -> None:
+    out.print("next:", style="bold")
+    for command in commands:
+        out.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors of ours are one line on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: Any = app(arguments, standalone_mode=False)
+    except VaeAnomalyError as error:
+        code = _say(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("pipelines", "serving", "vae_anomaly"):
+            raise
+        code = _say(
+            str(MissingPackageError(f"{error.name} is not installed; pip install 'vae-anomaly[train]'"))
+        )
+    except OSError as error:
+        code = _say(f"{error.strerror or error}: {error.filename or 'unknown path'}")
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        if hasattr(error, "show"):
+            error.show()
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _say(text: str) -> int:
+    print(f"vae-anomaly: {text}", file=sys.stderr)  # noqa: T201
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Is this machine fit for the job? One real inference per device, tracking, disk, versions."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vae_anomaly.exceptions import VaeAnomalyError
+from vae_anomaly.runtime import CPU, CUDA, cuda_problem, load_bundle, make_session
+
+# y = relu(x @ [[1, -1], [2, 1]]), made with onnx.helper: opset 20, x of shape (rows, 2).
+GRAPH = base64.b64decode(
+    "CAk6cwoRCgF4CgF3EgFhIgZNYXRNdWwKDAoBYRIBeSIEUmVsdRIBZyobCAIIAhABQgF3ShAAAIA/AACAvwAAAEAAAI"
+    "A/WhcKAXgSEgoQCAESDAoGEgRyb3dzCgIIAmIXCgF5EhIKEAgBEgwKBhIEcm93cwoCCAJCBAoAEBQ="
+)
+MINIMUM_FREE_GB = 2.0
+PACKAGES = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "torch",
+    "torchvision",
+    "mlflow",
+    "onnx",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes
+    ----------
+    what : str
+    status : {"ok", "note", "fail"}
+        "note" is for what is absent and not needed.
+    said : str
+    """
+
+    what: str
+    status: str
+    said: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def examine(model: str | None, root: Path) -> list[Finding]:
+    """Check everything; a failing check never stops the next.
+
+    Parameters
+    ----------
+    model : str, optional
+        A bundle to run in place of the built-in graph.
+    root : Path
+        Folder of the local tracking store.
+    """
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("versions", _versions),
+        ("cpu", lambda: _device(CPU, model)),
+        ("cuda", lambda: _cuda(model)),
+        ("torch", _torch),
+        ("tracking", lambda: _tracking(root)),
+        ("disk", lambda: _disk(root)),
+    ]
+    found: list[Finding] = []
+    for what, check in checks:
+        try:
+            found.extend(check())
+        except (VaeAnomalyError, OSError, ImportError, RuntimeError) as error:
+            found.append(Finding(what, "fail", str(error).splitlines()[0]))
+    return found
+
+
+def _versions() -> Iterator[Finding]:
+    installed = {name: version for name in PACKAGES if (version := _version(name))}
+    both = {"onnxruntime", "onnxruntime-gpu"} <= set(installed)
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()))
+    if both:
+        yield Finding(
+            "packages",
+            "fail",
+            "onnxruntime and onnxruntime-gpu overwrite each other; pip uninstall both, install one",
+        )
+
+
+def _device(provider: str, model: str | None) -> Iterator[Finding]:
+    started = time.perf_counter()
+    if model is None:
+        x = np.array([[1.0, 2.0], [-3.0, 1.0]], np.float32)
+        (y,) = make_session(GRAPH, provider).run(None, {"x": x})
+        right = np.allclose(y, np.maximum(x @ np.array([[1, -1], [2, 1]], np.float32), 0))
+        said = "a built-in graph"
+    else:
+        bundle = load_bundle(model, device="cuda" if provider == CUDA else "cpu")
+        right, said = True, f"{bundle!r}, self-test passed"
+    took = f"{1000 * (time.perf_counter() - started):.0f} ms"
+    name = "cuda" if provider == CUDA else "cpu"
+    yield Finding(
+        name, "ok" if right else "fail", f"{said} ran in {took}" if right else f"{said} gave a wrong answer"
+    )
+
+
+def _cuda(model: str | None) -> Iterator[Finding]:
+    problem = cuda_problem(GRAPH)
+    if problem is None:
+        yield from _device(CUDA, model)
+    else:
+        yield Finding("cuda", "note", f"{problem}; everything runs on the CPU")
+
+
+def _torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding(
+            "torch", "note", "not installed: bundles run, training needs pip install 'vae-anomaly[train]'"
+        )
+        return
+    import torch
+
+    from vae_anomaly.devices import choose_device, gains_from_bfloat16
+
+    device = choose_device("auto")
+    total = float(torch.ones(8, 8, device=device).matmul(torch.ones(8, 8, device=device)).sum())
+    precision = "bfloat16" if gains_from_bfloat16(device) else "float32"
+    yield Finding("torch", "ok" if total == 512 else "fail", f"trains on {device} in {precision}")
+
+
+def _tracking(root: Path) -> Iterator[Finding]:
+    if importlib.util.find_spec("mlflow") is None:
+        yield Finding(
+            "tracking", "note", "mlflow is not installed: models:/ and runs:/ sources are not available"
+        )
+        return
+    from pipelines.tracking import reach
+
+    yield Finding("tracking", "ok", reach(root))
+
+
+def _disk(root: Path) -> Iterator[Finding]:
+    place = next(path for path in (root, *root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    yield Finding("disk", "ok" if free > MINIMUM_FREE_GB else "fail", f"{free:.1f} GB free at {place}")
+
+
+def _version(package: str) -> Any:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

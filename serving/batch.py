@@ -1,0 +1,295 @@
+"""Batch jobs on one machine: score or impute a file or folder in bounded chunks.
+
+Memory holds one chunk whatever the length of the input. Beyond it grow, by the row: the ids while
+they are searched for repeats (8 bytes, up to `serving.identity.EXACT_ID_ROWS` rows), the scores while
+they are ranked (24 bytes), and the file names of one folder.
+
+Results appear at once when the job ends, or not at all. They do not depend on the size of a chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from serving.claim import Claim
+from serving.formats import Chunk, ReadOptions, Source, describe, open_source
+from serving.imputed import Filled, check_imputed_out, open_imputed
+from serving.models import Imputer, Scorer
+from serving.writers import RejectWriter, TableWriter, add_ranks, output_schema
+from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.schema import Schema
+
+Progress = Callable[[int, int | None], None]
+
+PARQUET = (".parquet", ".pq")
+NOTHING_OBSERVED = "nothing observed"
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What a job did.
+
+    Attributes
+    ----------
+    rows : int
+        Rows answered.
+    rejected : int
+        Rows set aside; more than none is exit code 3.
+    out : Path
+    rejected_out : Path, optional
+        Where the rows set aside are listed.
+    unobserved : int
+        Rows with nothing observed: they have no score, and are imputed from the prior.
+    outliers : int
+        Rows called outliers.
+    clipped : int
+        Cells outside the model's range.
+    """
+
+    rows: int
+    rejected: int
+    out: Path
+    rejected_out: Path | None = None
+    unobserved: int = 0
+    outliers: int = 0
+    clipped: int = 0
+
+
+class _Tally:
+    """Adds up a job as its chunks pass."""
+
+    def __init__(
+        self, rejects: RejectWriter, strict: bool, total: int | None, progress: Progress | None
+    ) -> None:
+        self._rejects, self._strict, self._total, self._progress = rejects, strict, total, progress
+        self.rows = self.unobserved = self.outliers = self.clipped = 0
+
+    def admit(self, chunk: Chunk) -> None:
+        """Set the rejects of a chunk aside, or stop at the first."""
+        if chunk.rejects and self._strict:
+            raise DataError(
+                f"{describe(chunk.rejects[0])}; strict stops at the first row that cannot be read"
+            )
+        self._rejects.write(chunk.rejects)
+
+    def done(self, chunk: Chunk) -> None:
+        """Count a chunk whose answers are written."""
+        self.rows += len(chunk.rows)
+        self.unobserved += int(_unobserved(chunk).sum())
+        if self._progress is not None:
+            self._progress(chunk.start + chunk.size, self._total)
+
+    def summary(self, out: Path) -> JobSummary:
+        """The sums."""
+        rejected_out = self._rejects.final if self._rejects.count else None
+        return JobSummary(
+            self.rows, self._rejects.count, out, rejected_out, self.unobserved, self.outliers, self.clipped
+        )
+
+
+def _run(
+    claim: Claim,
+    opened: Source,
+    options: ReadOptions,
+    progress: Progress | None,
+    answer: Callable[[Chunk, _Tally], None],
+) -> _Tally:
+    """Pass every chunk through ``answer``, its rejects set aside."""
+    with RejectWriter(claim, opened.id_type) as rejects:
+        tally = _Tally(rejects, options.strict, opened.rows, progress)
+        for chunk in opened.chunks():
+            tally.admit(chunk)
+            answer(chunk, tally)
+            tally.done(chunk)
+    return tally
+
+
+def score_file(
+    bundle: Scorer,
+    source: str | Path,
+    out: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    false_alarm_rate: float | None = None,
+    rank: bool = False,
+    progress: Progress | None = None,
+) -> JobSummary:
+    """Score every row of a file or folder into a Parquet file.
+
+    Columns: the id, the kept columns, ``score`` (larger = more anomalous), ``p_value``,
+    ``is_outlier``, one ``score_<name>`` per score, ``rank`` on request (1 = most anomalous, ties
+    share the best), ``note`` ("nothing observed" where a row has no score, else null).
+
+    Parameters
+    ----------
+    bundle : Bundle
+    source, out : str or Path
+    options : ReadOptions, optional
+    false_alarm_rate : float, optional
+        In place of the bundle's own.
+    rank : bool
+        Takes a second pass over the output.
+    progress : callable, optional
+        Called after each chunk with the rows read and their number, if known.
+
+    Raises
+    ------
+    SchemaError, DataError, ConfigError
+        As `serving.formats.open_source`; or the output cannot be written.
+    CalibrationError
+        If too few rows were held out for the rate.
+    """
+    options, source, out = options or ReadOptions(), Path(source), Path(out)
+    _check_score_out(source, out)
+    with Claim(out) as claim:
+        final = claim.temporary(out)
+        opened = open_source(source, bundle.schema, options)
+        bundle.verdicts(*_no_rows(bundle.schema), false_alarm_rate)
+        schema = _score_schema(opened, options, bundle.score_names, rank)
+        unranked = claim.scratch() if rank else final
+        with TableWriter(unranked, schema, out) as writer:
+
+            def answer(chunk: Chunk, tally: _Tally) -> None:
+                if len(chunk.rows):
+                    writer.write(_score_chunk(bundle, chunk, schema, false_alarm_rate, tally))
+
+            tally = _run(claim, opened, options, progress, answer)
+        if rank:
+            add_ranks(unranked, final, out)
+    return tally.summary(out)
+
+
+def _check_score_out(source: Path, out: Path) -> None:
+    if out.suffix.lower() not in PARQUET:
+        raise ConfigError(f"scores are written as Parquet, got {out.name!r}; name the output scores.parquet")
+    if out.is_dir():
+        raise DataError(f"{out} is a folder; name a file")
+    if os.path.realpath(out) == os.path.realpath(source):
+        raise ConfigError(f"{out} is the input; name another output")
+
+
+def _no_rows(schema: Schema) -> tuple[Any, None]:
+    """A sample of length 0, to have a bundle check its settings before the first row."""
+    return np.empty((0, *schema.shape), dtype=getattr(schema, "dtype", "float64")), None
+
+
+def _score_schema(opened: Source, options: ReadOptions, names: Sequence[str], rank: bool) -> pa.Schema:
+    """Columns of the output.
+
+    Raises
+    ------
+    SchemaError
+        If an id or kept column has the name of one that the job writes.
+    """
+    kept = [
+        opened.columns.field(name) for name in dict.fromkeys(options.keep_columns) if name != opened.id_column
+    ]
+    fields = [pa.field(opened.id_name, opened.id_type), *kept, pa.field("score", pa.float64())]
+    fields += [pa.field("p_value", pa.float64()), pa.field("is_outlier", pa.bool_())]
+    fields += [pa.field(f"score_{name}", pa.float64()) for name in names]
+    fields += [pa.field("rank", pa.int64())] * rank + [pa.field("note", pa.string())]
+    return output_schema([field.remove_metadata() for field in fields])
+
+
+def _score_chunk(
+    bundle: Scorer, chunk: Chunk, schema: pa.Schema, rate: float | None, tally: _Tally
+) -> pa.Table:
+    frame = bundle.verdicts(chunk.values, chunk.observed, rate)
+    tally.outliers += int(frame["is_outlier"].sum())
+    tally.clipped += int(frame["clipped"].sum())
+    columns = {
+        name: pa.array(frame[name], from_pandas=True) for name in frame.columns if name in schema.names
+    }
+    columns["note"] = _notes(np.where(_unobserved(chunk), NOTHING_OBSERVED, ""))
+    columns["rank"] = pa.nulls(len(chunk.rows), pa.int64())
+    kept = [name for name in schema.names[1:] if name not in columns]
+    taken = {name: chunk.table[name] for name in kept} if chunk.table is not None else {}
+    return pa.table({schema.names[0]: chunk.ids, **taken, **columns})
+
+
+def _unobserved(chunk: Chunk) -> npt.NDArray[np.bool_]:
+    return ~np.asarray(chunk.observed.any(axis=tuple(range(1, chunk.observed.ndim))))
+
+
+def _notes(texts: npt.NDArray[np.str_]) -> pa.Array:
+    return pa.array([text or None for text in texts.tolist()], pa.string())
+
+
+def impute_file(
+    bundle: Imputer,
+    source: str | Path,
+    out: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+    with_std: bool = False,
+    progress: Progress | None = None,
+) -> JobSummary:
+    """Fill the gaps of a file or folder; observed cells keep their bits.
+
+    ======================  ======================================================================
+    input                   output
+    ======================  ======================================================================
+    table                   Parquet: every column of the input, in its own type (integers rounded);
+                            then ``<column>__std``, ``row`` and ``draw`` on request, and ``note``
+                            ("nothing observed", "low ess" or null)
+    .npy, .npz              .npy of the same shape and dtype, rows set aside are NaN;
+                            ``<name>__std.npy`` beside it
+    folder of images        folder of PNG with the same relative names; ``<name>__std.png`` with
+                            white for a standard deviation of half the range
+    ======================  ======================================================================
+
+    Parameters
+    ----------
+    bundle : Bundle
+    source, out : str or Path
+    options : ReadOptions, optional
+    draws : int, optional
+        M multiple imputations in place of the mean: a table gets M rows for each of the input's,
+        told apart by ``row`` and ``draw``; an array a first axis of length M; an image M files
+        ``<name>__draw<m>.png``.
+    seed : int
+        A row's draws depend on it and on the row's id, else its number in the input.
+    with_std : bool
+        Write standard deviations too.
+    progress : callable, optional
+        Called after each chunk with the rows read and their number, if known.
+
+    Raises
+    ------
+    SchemaError, DataError, ConfigError
+        As `serving.formats.open_source`; or the output cannot be written.
+    UnsupportedError
+        If the model gives no imputations.
+    """
+    options, source, out = options or ReadOptions(), Path(source), Path(out)
+    if draws is not None and draws < 1:
+        raise ConfigError(f"draws is {draws}; expected 1 or more")
+    check_imputed_out(source, out)
+    options = replace(options, chunk_rows=options.rows_at_once(bundle.schema.elements * (1 + (draws or 0))))
+    with Claim(out) as claim:
+        opened = open_source(source, bundle.schema, options, everything=True)
+        bundle.impute(*_no_rows(bundle.schema))
+        with open_imputed(claim, opened, draws, with_std) as writer:
+
+            def answer(chunk: Chunk, _: _Tally) -> None:
+                writer.write(chunk, _impute_chunk(bundle, chunk, draws, seed) if len(chunk.rows) else None)
+
+            tally = _run(claim, opened, options, progress, answer)
+    return tally.summary(out)
+
+
+def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int) -> Filled:
+    found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
+    mean, std = np.asarray(found.mean), np.asarray(found.std)
+    notes = _notes(np.char.replace(np.asarray(found.flags, dtype=np.str_), "_", " "))
+    return Filled(mean[None] if found.draws is None else np.asarray(found.draws), std, notes)

@@ -1,0 +1,96 @@
+"""Imputed values put into the caller's own cells: observed ones keep their bits, columns their type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_anomaly.schema import Array, Mask
+
+Floats = npt.NDArray[np.float64]
+
+
+def fill_array(values: Array, imputed: Array, observed: Mask) -> Array:
+    """``values`` where observed, else ``imputed`` in the dtype of ``values``; shapes broadcast."""
+    return np.where(observed, values, cast_array(imputed, values.dtype)).astype(values.dtype, copy=False)
+
+
+def cast_array(imputed: Array, dtype: np.dtype[np.generic]) -> Array:
+    """Floats in another dtype: integers rounded and held to their range, booleans by a half."""
+    if dtype.kind == "b":
+        return np.asarray(imputed >= 0.5)
+    if dtype.kind not in "iu":
+        return imputed.astype(dtype)
+    low, high = _limits(dtype)
+    return np.clip(np.rint(imputed), low, high).astype(dtype)
+
+
+def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """Ends of an integer dtype as floats that convert back inside it."""
+    info = np.iinfo(np.dtype(dtype.str))
+    high = float(info.max)
+    return float(info.min), high if int(high) <= info.max else float(np.nextafter(high, 0))
+
+
+def filled_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column once it is filled: its own, but plain for dictionaries and empty columns."""
+    if pa.types.is_dictionary(kind):
+        return filled_type(kind.value_type)
+    return pa.float64() if pa.types.is_null(kind) else kind
+
+
+def fill_column(column: pa.ChunkedArray, imputed: Floats, observed: Mask) -> pa.ChunkedArray:
+    """A numeric column with its gaps filled, in the type that `filled_type` tells."""
+    kind = filled_type(column.type)
+    return pc.if_else(pa.array(observed), column.cast(kind), _typed(imputed, kind))
+
+
+def _typed(imputed: Floats, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_decimal(kind):
+        # Beyond the precision a cast would give zero.
+        most = float(np.nextafter(10.0 ** (kind.precision - kind.scale) - 1, 0))
+        return pa.array(np.clip(imputed, -most, most)).cast(kind, safe=False)
+    return pa.array(cast_array(imputed, np.dtype(kind.to_pandas_dtype())), kind)
+
+
+def fill_table(
+    table: pa.Table, features: Sequence[str], imputed: Floats, observed: Mask, spread: Floats | None = None
+) -> pa.Table:
+    """All columns of ``table``, the ``features`` among them filled.
+
+    Parameters
+    ----------
+    table : Table of pyarrow, B rows
+    features : sequence of str
+        Columns of the model's inputs, in the order of the arrays below.
+    imputed, spread : float64 ndarray, shape (B, D)
+        With ``spread`` a column ``<name>__std`` follows for each feature.
+    observed : bool ndarray, shape (B, D)
+    """
+    place = {name: i for i, name in enumerate(features)}
+    columns = {
+        name: fill_column(table[name], imputed[:, place[name]], observed[:, place[name]])
+        if name in place
+        else table[name]
+        for name in table.column_names
+    }
+    if spread is not None:
+        inputs = [name for name in table.column_names if name in place]
+        columns |= {std_name(name): pa.chunked_array([spread[:, place[name]]]) for name in inputs}
+    return pa.table(columns)
+
+
+def filled_schema(columns: pa.Schema, features: Sequence[str], with_std: bool) -> pa.Schema:
+    """Names and types of what `fill_table` returns."""
+    inputs = [name for name in columns.names if name in set(features)]
+    fields = [(f.name, filled_type(f.type) if f.name in inputs else f.type) for f in columns]
+    return pa.schema(fields + [(std_name(name), pa.float64()) for name in inputs if with_std])
+
+
+def std_name(name: str) -> str:
+    """What the spread of a column or image is called."""
+    return f"{name}__std"

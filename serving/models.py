@@ -1,0 +1,62 @@
+"""The parts of a bundle that jobs and services need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+
+from vae_anomaly.schema import Schema
+
+
+class Scorer(Protocol):
+    """The part of a bundle that scoring needs."""
+
+    @property
+    def schema(self) -> Schema:
+        """What a sample is."""
+
+    @property
+    def score_names(self) -> Sequence[str]:
+        """The exported scores."""
+
+    def verdicts(
+        self, x: Any, /, observed: Any = None, false_alarm_rate: float | None = None
+    ) -> pd.DataFrame:
+        """``score``, ``p_value``, ``is_outlier``, one ``score_<name>`` each, ``clipped``."""
+        ...
+
+
+class Imputed(Protocol):
+    """What a bundle answers when it imputes."""
+
+    @property
+    def mean(self) -> Any:
+        """Shape (B, *sample shape)."""
+
+    @property
+    def std(self) -> Any:
+        """Shape (B, *sample shape)."""
+
+    @property
+    def draws(self) -> Any:
+        """Shape (M, B, *sample shape), or None."""
+
+    @property
+    def flags(self) -> Any:
+        """Text, shape (B,)."""
+
+
+class Imputer(Protocol):
+    """The part of a bundle that imputation needs."""
+
+    @property
+    def schema(self) -> Schema:
+        """What a sample is."""
+
+    def impute(
+        self, x: Any, /, observed: Any = None, draws: int | None = None, seed: int = 0, ids: Any = None
+    ) -> Imputed:
+        """Fill what is missing; a row's draws depend on (seed, id) alone."""
+        ...

@@ -1,0 +1,28 @@
+"""Settings that are one word of a few: the annotation `Literal` is the list, and it is enforced."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from vae_anomaly.exceptions import ConfigError
+
+
+def check_choices(config: object) -> None:
+    """Raise `ConfigError` unless every `Literal` field of a dataclass holds one of its words.
+
+    Examples
+    --------
+    >>> from vae_anomaly.objectives import ObjectiveConfig
+    >>> ObjectiveConfig(bound="elbow")
+    Traceback (most recent call last):
+    vae_anomaly.exceptions.ConfigError: bound is 'elbow'; did you mean 'elbo'?
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is not Literal or value in get_args(hint):
+            continue
+        words = [str(word) for word in get_args(hint)]
+        close = get_close_matches(str(value), words, n=1)
+        hint_text = f"did you mean {close[0]!r}?" if close else f"choose {', '.join(words)}"
+        raise ConfigError(f"{name} is {value!r}; {hint_text}")
