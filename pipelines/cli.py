@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
+from pipelines import console
+from pipelines.console import as_line, err, facts, out, plain, start_logging, suggest
 from pipelines.progress import rows_progress, training_progress
 from vae_anomaly import __version__
-from vae_anomaly.exceptions import DataError, MissingPackageError, VaeAnomalyError
+from vae_anomaly.exceptions import ConfigError, DataError
 
 app = typer.Typer(
     name="vae-anomaly",
@@ -26,9 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(), Console(stderr=True)
-
-DONE, FAILED, USAGE, REJECTED, NEGATIVE = 0, 1, 2, 3, 4
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; cuda without CUDA is an error")]
 Root = Annotated[Path, typer.Option(help="folder of the local tracking store")]
@@ -39,6 +32,7 @@ DataRoot = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print the summary as JSON")]
 IdColumn = Annotated[str | None, typer.Option(help="column that names a row")]
 Label = Annotated[str | None, typer.Option(help="column with labels; for evaluation only")]
+Exclude = Annotated[list[str] | None, typer.Option(help="column that is no feature; repeatable")]
 
 
 def _version(value: bool) -> None:
@@ -53,10 +47,7 @@ def common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """One VAE, two answers: how strange is this sample, and what belongs in its gaps."""
-    handler = RichHandler(console=err, show_path=False, show_time=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
-    for package in ("vae_anomaly", "serving", "pipelines"):
-        logging.getLogger(package).setLevel(logging.INFO if verbose else logging.WARNING)
+    start_logging(verbose)
 
 
 @app.command()
@@ -66,7 +57,7 @@ def train(
     data_root: DataRoot = None,
     id_column: IdColumn = None,
     label: Label = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="column that is no feature; repeatable")] = None,
+    exclude: Exclude = None,
     novel: Annotated[
         list[str] | None,
         typer.Option(help="label of anomalies: kept out of training, all in test; repeatable"),
@@ -104,8 +95,7 @@ def train(
         "split_column": split_column,
     }
     loaded = load_recipe(recipe, set_ or (), {"": {"name": name, "seed": seed}, "data": data_section})
-    epochs = loaded.training.epochs if loaded.training else None
-    with training_progress(err, epochs) as progress:
+    with training_progress(err) as progress:
         run = run_training(
             loaded,
             root=root,
@@ -115,19 +105,20 @@ def train(
             resume=resume,
             track=track,
             callbacks=[progress],
+            on_start=progress.expect,
         )
     if as_json:
-        typer.echo(json.dumps(run.to_dict()))
+        typer.echo(as_line(run.to_dict()))
         return
     rows = ", ".join(f"{count:,} {split}" for split, count in run.rows.items())
-    out.print(f"trained {loaded.name}: {run.parameters:,} parameters, {run.seconds:.1f} s; rows: {rows}")
-    _facts(
+    plain(out, f"trained {loaded.name}: {run.parameters:,} parameters, {run.seconds:.1f} s; rows: {rows}")
+    facts(
         ("bundle", run.bundle),
         ("digest", run.digest),
         ("registered", run.registered),
         ("tracking", run.tracking_uri),
     )
-    _next(f"vae-anomaly evaluate {run.bundle}")
+    suggest(f"vae-anomaly evaluate {run.bundle}")
 
 
 @app.command()
@@ -142,23 +133,29 @@ def evaluate(
     data_root: DataRoot = None,
     id_column: IdColumn = None,
     label: Label = None,
+    exclude: Exclude = None,
     novel: Annotated[list[str] | None, typer.Option(help="label of anomalies; repeatable")] = None,
     thumbnails: Annotated[bool, typer.Option(help="show single samples")] = True,
     false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
     min_auroc: Annotated[float | None, typer.Option(help="gate: exit code 4 below it")] = None,
     device: Device = "auto",
+    root: Root = Path("mlruns"),
     as_json: AsJson = False,
 ) -> None:
     """Judge bundles on rows they have never seen, and write one self-contained HTML report."""
     from pipelines.data import DataConfig
     from pipelines.evaluate import evaluate as run_evaluation
-    from vae_anomaly.runtime import load_bundle
+    from pipelines.models import open_model
 
     config = None
     if data is not None:
-        config = DataConfig(data, data_root, id_column, label, novel=tuple(novel or ()))
+        config = DataConfig(
+            data, data_root, id_column, label, exclude=tuple(exclude or ()), novel=tuple(novel or ())
+        )
+    elif id_column or label or exclude or novel:
+        raise ConfigError("--id-column, --label, --exclude and --novel describe --data; give that too")
     page, evaluations = run_evaluation(
-        [load_bundle(model, device=device) for model in models],
+        [open_model(model, root, device) for model in models],
         out_folder,
         data=config,
         data_root=data_root,
@@ -166,12 +163,12 @@ def evaluate(
         false_alarm_rate=false_alarm_rate,
     )
     if as_json:
-        typer.echo(json.dumps([evaluation.metrics() for evaluation in evaluations]))
+        typer.echo(as_line([evaluation.metrics() for evaluation in evaluations]))
     else:
         for model, evaluation in zip(models, evaluations, strict=True):
-            out.print(model, style="bold")
-            _facts(*((key, f"{value:.4g}") for key, value in evaluation.metrics().items()))
-        _facts(("report", page))
+            plain(out, model, style="bold")
+            facts(*((key, f"{value:.4g}") for key, value in evaluation.metrics().items()))
+        facts(("report", page))
     _gate(min_auroc, [evaluation.metrics() for evaluation in evaluations])
 
 
@@ -195,15 +192,16 @@ def score(
     false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
     rank: Annotated[bool, typer.Option(help="add a rank, 1 = most anomalous")] = False,
     device: Device = "auto",
+    root: Root = Path("mlruns"),
     as_json: AsJson = False,
 ) -> None:
-    """Score every row of a file or folder: how strange is it?"""
+    """Score every row of a file or folder by how strange it is."""
+    from pipelines.models import open_model
     from serving.batch import score_file
-    from vae_anomaly.runtime import load_bundle
 
     options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
     with rows_progress(err, "scoring") as progress:
-        bundle = load_bundle(model, device=device)
+        bundle = open_model(model, root, device)
         summary = score_file(
             bundle, source, out_file, options, false_alarm_rate=false_alarm_rate, rank=rank, progress=progress
         )
@@ -234,16 +232,17 @@ def impute(
     delimiter: Annotated[str | None, typer.Option(help="of a CSV")] = None,
     decimal: Annotated[str, typer.Option(help="decimal mark of a CSV")] = ".",
     device: Device = "auto",
+    root: Root = Path("mlruns"),
     as_json: AsJson = False,
 ) -> None:
-    """Fill the gaps of a file or folder: what belongs there?"""
+    """Fill the gaps of a file or folder with what belongs there."""
+    from pipelines.models import open_model
     from serving.batch import impute_file
-    from vae_anomaly.runtime import load_bundle
 
     options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
     target = out_file or _imputed_name(source)
     with rows_progress(err, "imputing") as progress:
-        bundle = load_bundle(model, device=device)
+        bundle = open_model(model, root, device)
         summary = impute_file(
             bundle, source, target, options, draws=draws, seed=seed, with_std=std, progress=progress
         )
@@ -253,20 +252,19 @@ def impute(
 @app.command()
 def demo(
     root: Root = Path("mlruns"),
-    epochs: Annotated[int | None, typer.Option(help="fewer for a quick look")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="fewer for a quick look")] = None,
     device: Device = "auto",
 ) -> None:
     """Run the main job on bundled digits, one digit held out as the anomaly."""
     from pipelines.demo import run_demo
 
-    with training_progress(err, None) as progress:
-        result = run_demo(root, epochs, device, [progress], lambda text: err.print(text, style="dim"))
-    out.print()
-    for line in result.headlines():
-        out.print(line, highlight=False, soft_wrap=True)
-    out.print()
-    _facts(*result.places())
-    _next(*result.next_commands())
+    with training_progress(err) as progress:
+        result = run_demo(
+            root, epochs, device, [progress], progress.expect, lambda text: plain(err, text, "dim")
+        )
+    plain(out, "\n".join(("", *result.headlines(), "")))
+    facts(*result.places())
+    suggest(*result.next_commands())
 
 
 @app.command()
@@ -280,13 +278,25 @@ def doctor(
 
     findings = examine(model, root)
     if as_json:
-        typer.echo(json.dumps([finding.to_dict() for finding in findings]))
+        typer.echo(as_line([finding.to_dict() for finding in findings]))
     else:
         for finding in findings:
-            mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}[finding.status]
-            out.print(f"{mark:<16} {finding.what}: {finding.said}", soft_wrap=True)
+            colour = {"ok": "green", "note": "yellow", "fail": "red"}[finding.status]
+            plain(out, f"{finding.status:<5} {finding.what}: {finding.said}", colour)
     if any(finding.status == "fail" for finding in findings):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(console.FAILED)
+
+
+@app.command()
+def sync(
+    run_id: Annotated[str, typer.Argument(help="run in the local store, as the tracker named it")],
+    to: Annotated[str | None, typer.Option(help="the server; MLFLOW_TRACKING_URI by default")] = None,
+    root: Root = Path("mlruns"),
+) -> None:
+    """Copy a run from the local tracking store to a server that was away while it ran."""
+    from pipelines.sync import sync as copy_run
+
+    plain(out, f"run {run_id} is on the server as {copy_run(run_id, to, root)}")
 
 
 READ_OPTIONS = (
@@ -313,30 +323,26 @@ def _read_options(**given: Any) -> Any:
 
 def _imputed_name(source: Path) -> Path:
     """``x.csv`` to ``x-imputed.parquet``, ``x.npy`` to ``x-imputed.npy``, a folder to another."""
+    from serving.pictures import SUFFIXES
+
+    named = source.resolve() if source.name in ("", "..") else source
     if source.is_dir():
-        return source.with_name(source.name + "-imputed")
-    suffix = ".npy" if source.suffix in (".npy", ".npz") else ".parquet"
-    return source.with_name(source.stem + "-imputed" + suffix)
+        return named.with_name(named.name + "-imputed")
+    if source.suffix.lower() in SUFFIXES:
+        return named.with_name(named.stem + "-imputed")
+    suffix = ".npy" if source.suffix.lower() in (".npy", ".npz") else ".parquet"
+    return named.with_name(named.stem + "-imputed" + suffix)
 
 
 def _report_job(summary: Any, as_json: bool, finding: str) -> None:
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    key: str(value) if isinstance(value, Path) else value
-                    for key, value in vars(summary).items()
-                }
-            )
-        )
+        typer.echo(as_line(vars(summary)))
     else:
-        out.print(f"{summary.rows:,} rows, {finding}, {summary.clipped:,} cells clipped", highlight=False)
-        _facts(("written", summary.out), ("rejected", summary.rejected_out))
+        plain(out, f"{summary.rows:,} rows, {finding}, {summary.clipped:,} cells clipped")
+        facts(("written", summary.out), ("rejected", summary.rejected_out))
     if summary.rejected:
-        err.print(
-            f"{summary.rejected:,} rows rejected; see {summary.rejected_out}", style="yellow", soft_wrap=True
-        )
-        raise typer.Exit(REJECTED)
+        plain(err, f"{summary.rejected:,} rows rejected; see {summary.rejected_out}", style="yellow")
+        raise typer.Exit(console.REJECTED)
 
 
 def _gate(min_auroc: float | None, metrics: list[dict[str, float]]) -> None:
@@ -346,55 +352,13 @@ def _gate(min_auroc: float | None, metrics: list[dict[str, float]]) -> None:
         if "auroc" not in found:
             raise DataError("--min-auroc needs labels of both classes; name them with --label or --novel")
         if found["auroc"] < min_auroc:
-            err.print(f"gate failed: AUROC {found['auroc']:.4f} is below {min_auroc}", style="red")
-            raise typer.Exit(NEGATIVE)
-
-
-def _facts(*facts: tuple[str, object]) -> None:
-    for key, value in facts:
-        if value is not None:
-            out.print(f"  {key:<12} {value}", highlight=False, soft_wrap=True)
-
-
-def _next(*commands: str) -> None:
-    out.print("next:", style="bold")
-    for command in commands:
-        out.print(f"  {command}", highlight=False, soft_wrap=True)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
+            plain(err, f"gate failed: AUROC {found['auroc']:.4f} is below {min_auroc}", style="red")
+            raise typer.Exit(console.NEGATIVE)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors of ours are one line on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        code: Any = app(arguments, standalone_mode=False)
-    except VaeAnomalyError as error:
-        code = _say(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("pipelines", "serving", "vae_anomaly"):
-            raise
-        code = _say(
-            str(MissingPackageError(f"{error.name} is not installed; pip install 'vae-anomaly[train]'"))
-        )
-    except OSError as error:
-        code = _say(f"{error.strerror or error}: {error.filename or 'unknown path'}")
-    except KeyboardInterrupt:
-        code = 130
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        if hasattr(error, "show"):
-            error.show()
-        code = error.exit_code
-    sys.exit(code if isinstance(code, int) else DONE)
-
-
-def _say(text: str) -> int:
-    print(f"vae-anomaly: {text}", file=sys.stderr)  # noqa: T201
-    return FAILED
+    """Run the command line and leave with its exit code."""
+    sys.exit(console.run(lambda: app(arguments, prog_name="vae-anomaly", standalone_mode=False)))
 
 
 if __name__ == "__main__":

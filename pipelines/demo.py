@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.data import load
 from pipelines.evaluate import evaluate
-from pipelines.recipe import load_recipe
+from pipelines.models import open_model
+from pipelines.recipe import Recipe, load_recipe
 from pipelines.splits import split
 from pipelines.train import TrainingRun, run_folder, train
 from serving.batch import impute_file, score_file
 from serving.chunks import ReadOptions
 from vae_anomaly.masks import mcar
-from vae_anomaly.runtime import load_bundle
+from vae_anomaly.mlflow_access import default_tracking_uri, redact
+from vae_anomaly.runtime import Bundle
 from vae_anomaly.training import Callback
 
 NOVEL_DIGIT = 8
 HIDDEN_SHARE = 0.5
 ALIAS = "champion"
+IMAGES, MASK = "test-images.npy", "observed.npy"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class DemoResult:
     run: TrainingRun
     metrics: dict[str, float]
     folder: Path
+    root: Path
+    model: str
 
     def headlines(self) -> list[str]:
         """The three figures."""
@@ -57,10 +63,13 @@ class DemoResult:
 
     def next_commands(self) -> list[str]:
         """What to try now."""
-        source = self.folder / "test-images.npy"
+        images = str(self.folder / IMAGES)
+        score = ["vae-anomaly", "score", self.model, images, "--rank", "--out", "my-scores.parquet"]
+        if self.root != Path("mlruns"):
+            score += ["--root", str(self.root)]
         return [
-            f"vae-anomaly score models:/digits@{ALIAS} {source} --rank --out my-scores.parquet",
-            f"mlflow ui --backend-store-uri {self.run.tracking_uri}",
+            shlex.join(score),
+            shlex.join(["mlflow", "ui", "--backend-store-uri", str(self.run.tracking_uri)]),
         ]
 
 
@@ -69,6 +78,7 @@ def run_demo(
     epochs: int | None = None,
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
+    on_start: Callable[[int], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> DemoResult:
     """Run everything; one digit is held out of training and must be found.
@@ -80,31 +90,41 @@ def run_demo(
     epochs : int, optional
         In place of the recommended number.
     device : {"auto", "cpu", "cuda"}
-    callbacks : sequence of callables
+    callbacks, on_start
+        As `train`.
     say : callable
         Hears what happens next.
     """
-    recipe = load_recipe("digits", sections={"data": {"novel": [NOVEL_DIGIT]}})
-    if epochs:
-        rows = len(load(recipe.data)) // 2
-        complete = recipe.settings.completed(load(recipe.data).schema, rows).training
-        recipe = replace(recipe, training=replace(complete, epochs=epochs) if complete else None)
+    changes = [f"training.epochs={epochs}"] if epochs else []
+    recipe = load_recipe("digits", changes, {"data": {"novel": [NOVEL_DIGIT]}})
     folder = run_folder(root, "demo")
     say(f"training on digits without the {NOVEL_DIGIT}")
-    run = train(recipe, root=root, out=folder, device=device, alias=ALIAS, callbacks=callbacks)
-    say(f"loading models:/{recipe.name}@{ALIAS} from the registry")
-    bundle = load_bundle(f"models:/{recipe.name}@{ALIAS}" if run.registered else run.bundle, device=device)
-    say("scoring and imputing the test images as batch jobs")
-    dataset = load(recipe.data)
-    images = np.asarray(dataset.values)[split(dataset, recipe.data, recipe.seed).test]
-    np.save(folder / "test-images.npy", images)
-    np.save(folder / "observed.npy", mcar(images.shape, HIDDEN_SHARE, seed=0))
-    score_file(bundle, folder / "test-images.npy", folder / "scores.parquet", rank=True)
-    impute_file(
-        bundle, folder / "test-images.npy", folder / "imputed.npy", ReadOptions(mask=folder / "observed.npy")
+    run = train(
+        recipe, root=root, out=folder, device=device, alias=ALIAS, callbacks=callbacks, on_start=on_start
     )
+    model = _model(run, root)
+    say(f"loading {model}, scoring and imputing the test images as batch jobs")
+    bundle = open_model(model, root, device)
+    _batch_jobs(bundle, recipe, folder)
     say("judging the bundle and writing the report")
     _, evaluations = evaluate([bundle], folder / "report")
     metrics = evaluations[0].metrics()
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    return DemoResult(run, metrics, folder)
+    return DemoResult(run, metrics, folder, root, model)
+
+
+def _model(run: TrainingRun, root: Path) -> str:
+    """The registered model, or the bundle's folder while its server is away."""
+    if run.registered is None or run.tracking_uri != redact(default_tracking_uri(root)):
+        return str(run.bundle)
+    return run.registered.rpartition("/")[0] + f"@{ALIAS}"
+
+
+def _batch_jobs(bundle: Bundle, recipe: Recipe, folder: Path) -> None:
+    """Score the test images, and impute them with half of their pixels hidden."""
+    dataset = load(recipe.data)
+    images = np.asarray(dataset.values)[split(dataset, recipe.data, recipe.seed).test]
+    np.save(folder / IMAGES, images)
+    np.save(folder / MASK, mcar(images.shape, HIDDEN_SHARE, seed=0))
+    score_file(bundle, folder / IMAGES, folder / "scores.parquet", rank=True)
+    impute_file(bundle, folder / IMAGES, folder / "imputed.npy", ReadOptions(mask=folder / MASK))

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.models import open_model
 from vae_anomaly.exceptions import VaeAnomalyError
-from vae_anomaly.runtime import CPU, CUDA, cuda_problem, load_bundle, make_session
+from vae_anomaly.runtime import CPU, CUDA, cuda_problem, make_session
 
 # y = relu(x @ [[1, -1], [2, 1]]), made with onnx.helper: opset 20, x of shape (rows, 2).
 GRAPH = base64.b64decode(
@@ -70,8 +71,8 @@ def examine(model: str | None, root: Path) -> list[Finding]:
     """
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", _versions),
-        ("cpu", lambda: _device(CPU, model)),
-        ("cuda", lambda: _cuda(model)),
+        ("cpu", lambda: _device(CPU, model, root)),
+        ("cuda", lambda: _cuda(model, root)),
         ("torch", _torch),
         ("tracking", lambda: _tracking(root)),
         ("disk", lambda: _disk(root)),
@@ -98,7 +99,7 @@ def _versions() -> Iterator[Finding]:
         )
 
 
-def _device(provider: str, model: str | None) -> Iterator[Finding]:
+def _device(provider: str, model: str | None, root: Path) -> Iterator[Finding]:
     started = time.perf_counter()
     if model is None:
         x = np.array([[1.0, 2.0], [-3.0, 1.0]], np.float32)
@@ -106,7 +107,7 @@ def _device(provider: str, model: str | None) -> Iterator[Finding]:
         right = np.allclose(y, np.maximum(x @ np.array([[1, -1], [2, 1]], np.float32), 0))
         said = "a built-in graph"
     else:
-        bundle = load_bundle(model, device="cuda" if provider == CUDA else "cpu")
+        bundle = open_model(model, root, "cuda" if provider == CUDA else "cpu")
         right, said = True, f"{bundle!r}, self-test passed"
     took = f"{1000 * (time.perf_counter() - started):.0f} ms"
     name = "cuda" if provider == CUDA else "cpu"
@@ -115,10 +116,10 @@ def _device(provider: str, model: str | None) -> Iterator[Finding]:
     )
 
 
-def _cuda(model: str | None) -> Iterator[Finding]:
+def _cuda(model: str | None, root: Path) -> Iterator[Finding]:
     problem = cuda_problem(GRAPH)
     if problem is None:
-        yield from _device(CUDA, model)
+        yield from _device(CUDA, model, root)
     else:
         yield Finding("cuda", "note", f"{problem}; everything runs on the CPU")
 

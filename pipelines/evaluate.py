@@ -106,7 +106,13 @@ def held_out_set(bundle: Bundle, data_root: str | None) -> TestSet:
     if "data" not in provenance:
         raise DataError(f"bundle {bundle.manifest.name} does not say what it was trained on; give --data")
     config = replace(from_mapping(DataConfig, provenance["data"], "data"), data_root=data_root)
-    dataset = load(config)
+    try:
+        dataset = load(config)
+    except DataError as error:
+        raise DataError(
+            f"cannot read again what bundle {bundle.manifest.name} was trained on: {error}; "
+            "say where that lies now with --data-root, or give other rows with --data"
+        ) from error
     if dataset.fingerprint != provenance["data_fingerprint"]:
         raise DataError(
             f"{dataset.name} has changed since bundle {bundle.manifest.name} was trained; "

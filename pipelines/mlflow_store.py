@@ -6,6 +6,7 @@ The only module of `pipelines` that imports mlflow.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -197,7 +198,10 @@ def signature_of(samples: Any, verdicts: pd.DataFrame | None) -> ModelSignature:
             # Every column float64 and required: MLflow's integers take no gaps, and what has
             # gaps in the example would count as a column that may be left out.
             samples = pd.DataFrame(0.0, index=[0], columns=samples.columns)
-        return infer_signature(samples, verdicts)
+        with warnings.catch_warnings():
+            # That integers take no gaps: the counts among the verdicts have none.
+            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
+            return infer_signature(samples, verdicts)
 
 
 def _chunks(items: list[T], size: int) -> Iterator[list[T]]:

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pipelines.console import plain
 
 Epoch = dict[str, float]
 
 
-def epoch_line(figures: Epoch, epochs: int) -> str:
-    """One epoch in words."""
+def epoch_line(figures: Epoch, epochs: int | None) -> str:
+    """One epoch in words; ``epochs`` is None where their number is not known."""
+    of = f"/{epochs}" if epochs else ""
     return (
-        f"epoch {figures['epoch']:.0f}/{epochs}  loss {figures['loss']:.2f}  validation {figures['val_loss']:.2f}  "
-        f"kl {figures['kl']:.2f}  active {figures['active_units']:.0f}  {figures['samples_per_second']:,.0f} rows/s"
+        f"epoch {figures['epoch']:.0f}{of}  loss {figures['loss']:.2f}  "
+        f"validation {figures['val_loss']:.2f}  kl {figures['kl']:.2f}  "
+        f"active {figures['active_units']:.0f}  {figures['samples_per_second']:,.0f} rows/s"
     )
 
 
+@dataclass
+class Lines:
+    """One line per epoch."""
+
+    console: Console
+    epochs: int | None = None
+
+    def expect(self, epochs: int) -> None:
+        """Hear how many epochs there will be."""
+        self.epochs = epochs
+
+    def __call__(self, figures: Epoch) -> None:
+        """Print an epoch."""
+        plain(self.console, epoch_line(figures, self.epochs))
+
+
+@dataclass
+class Bar:
+    """A bar that moves on with each epoch."""
+
+    progress: Progress
+    task: TaskID
+
+    def expect(self, epochs: int) -> None:
+        """Hear how many epochs there will be."""
+        self.progress.update(self.task, total=epochs)
+
+    def __call__(self, figures: Epoch) -> None:
+        """Move on."""
+        self.progress.update(
+            self.task, completed=figures["epoch"], loss=figures["loss"], validation=figures["val_loss"]
+        )
+
+
 @contextmanager
-def training_progress(console: Console, epochs: int | None) -> Iterator[Callable[[Epoch], None]]:
-    """A callback for `Trainer`; ``epochs`` is None where the data decide."""
+def training_progress(console: Console) -> Iterator[Lines | Bar]:
+    """A callback for training: a bar with the time left on a terminal, lines elsewhere."""
     if not console.is_terminal:
-        yield lambda figures: console.print(_quiet_line(figures, epochs), highlight=False, soft_wrap=True)
+        yield Lines(console)
         return
     columns = (
         TextColumn("training"),
@@ -33,19 +73,7 @@ def training_progress(console: Console, epochs: int | None) -> Iterator[Callable
         TextColumn("loss {task.fields[loss]:.2f}  validation {task.fields[validation]:.2f}"),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=epochs, loss=float("nan"), validation=float("nan"))
-
-        def advance(figures: Epoch) -> None:
-            progress.update(
-                task, completed=figures["epoch"], loss=figures["loss"], validation=figures["val_loss"]
-            )
-
-        yield advance
-
-
-def _quiet_line(figures: Epoch, epochs: int | None) -> str:
-    line = epoch_line(figures, epochs or 0)
-    return line if epochs else line.replace("/0 ", " ", 1)
+        yield Bar(progress, progress.add_task("training", total=None, loss=math.nan, validation=math.nan))
 
 
 @contextmanager

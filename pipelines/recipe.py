@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import from_mapping, overrides, read_toml, recipe_path
 from pipelines.data import DataConfig
 from vae_anomaly.assembly import ExportConfig
+from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.objectives import ObjectiveConfig
+from vae_anomaly.schema import Schema
 from vae_anomaly.training import TrainingConfig
+
+# Sections that are recommended from the data where a recipe does not have them.
+RECOMMENDED: dict[str, type[ModelConfig] | type[TrainingConfig]] = {
+    "model": ModelConfig,
+    "training": TrainingConfig,
+}
+
+Changes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Recipe:
     training : TrainingConfig, optional
         Likewise.
     export : ExportConfig
+    changes : mapping
+        Settings in place of recommended ones, by section.
     """
 
     name: str
@@ -44,17 +57,24 @@ class Recipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
+    changes: Changes = field(default_factory=dict)
 
-    @property
-    def settings(self) -> Settings:
-        """The part that is about the model, not about the data."""
-        return Settings(self.model, self.objective, self.training, self.export)
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\:.%\"'@]+", self.name):
+            raise ConfigError(
+                f"a model cannot be called {self.name!r}; leave out slashes, quotes and : . % @ (--name)"
+            )
+
+    def settings(self, schema: Schema, rows: int) -> Settings:
+        """The part that is about the model, complete, for so many training rows of a schema."""
+        given = Settings(self.model, self.objective, self.training, self.export)
+        complete = given.completed(schema, rows)
+        changed = {name: replace(getattr(complete, name), **values) for name, values in self.changes.items()}
+        return replace(complete, **changed)
 
 
 def load_recipe(
-    name_or_path: str,
-    assignments: Sequence[str] = (),
-    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    name_or_path: str, assignments: Sequence[str] = (), sections: Changes | None = None
 ) -> Recipe:
     """Read a recipe by name or from a TOML file, with changes.
 
@@ -63,18 +83,37 @@ def load_recipe(
     name_or_path : str
         A recipe that comes with the package, or the path of a ``.toml`` file.
     assignments : sequence of str
-        ``section.key=value`` each.
+        ``section.key=value`` each. They change single settings, recommended ones too, where a
+        section of the file stands for itself.
     sections : mapping, optional
         Further values by section, such as command line options; they win.
 
     Raises
     ------
     ConfigError
-        If the recipe, a key or a value is unknown; the near miss is named.
+        If the recipe, a key or a value is unknown (the near miss is named), or no data is.
     """
     path = Path(name_or_path) if name_or_path.endswith(".toml") else recipe_path(name_or_path)
-    mapping = overrides(read_toml(path), assignments)
+    own = read_toml(path)
+    mapping = overrides(own, assignments)
     for section, values in (sections or {}).items():
         target = mapping if not section else mapping.setdefault(section, {})
-        target.update({key: value for key, value in values.items() if value is not None})
-    return from_mapping(Recipe, {"name": path.stem, **mapping})
+        if isinstance(target, dict):  # else it is refused below
+            target.update({key: value for key, value in values.items() if value is not None})
+    data = mapping.get("data", {})
+    if isinstance(data, dict) and "source" not in data:
+        raise ConfigError(f"recipe {path.stem!r} names no data; give --data FILE, or a folder of images")
+    changes = {
+        section: _checked(cls, mapping.pop(section), section)
+        for section, cls in RECOMMENDED.items()
+        if section in mapping and section not in own
+    }
+    return replace(from_mapping(Recipe, {"name": path.stem, **mapping}), changes=changes)
+
+
+def _checked(cls: type[Any], values: Any, section: str) -> dict[str, Any]:
+    """Some settings of a section as their types, refused as the whole section would be."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{section} is {values!r}; expected a table, such as {section}.key=value")
+    read = from_mapping(cls, values, section)
+    return {key: getattr(read, key) for key in values}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.mlflow_store import PATIENCE, Store, read_signature
-from pipelines.tracking import SERVER_RUN_TAG, SERVER_TAG, SYNC_COMMAND
-from vae_anomaly.exceptions import ConfigError, TrackingError, VaeAnomalyError
+from pipelines.tracking import SERVER_RUN_TAG, SERVER_TAG
+from vae_anomaly.exceptions import ConfigError, TrackingError
 from vae_anomaly.mlflow_access import (
     BUNDLE_FOLDER,
     answering,
@@ -109,25 +106,3 @@ def _close(target: Store, interrupted: str) -> None:
             target.client.set_terminated(interrupted, "KILLED")
     except TrackingError as error:  # the copy is complete, and that is what was asked for
         log.warning("%s; run %s there stays open", error, interrupted)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Copy one run; the exit status."""
-    parser = argparse.ArgumentParser(prog=SYNC_COMMAND, description=__doc__)
-    parser.add_argument("run_id", help="id of the run in the local store")
-    parser.add_argument("--to", help="address of the server (default: MLFLOW_TRACKING_URI)")
-    parser.add_argument(
-        "--root", type=Path, default=Path("mlruns"), help="holds the local store (default: %(default)s)"
-    )
-    asked = parser.parse_args(argv)
-    try:
-        copy = sync(asked.run_id, asked.to, asked.root)
-    except VaeAnomalyError as error:
-        sys.stderr.write(f"vae-anomaly: {error}\n")
-        return 1
-    sys.stdout.write(f"run {asked.run_id} is on the server as {copy}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

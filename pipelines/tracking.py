@@ -1,7 +1,7 @@
 """Training runs in MLflow, such that none is lost.
 
 Whatever a run logs is also kept in memory, as a journal of calls. When its server fails, the journal
-is written again to the local store and the run goes on there; `pipelines.sync` copies it back later.
+is written again to the local store and the run goes on there; `vae-anomaly sync` copies it back later.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 
 from pipelines.mlflow_store import FIRST_CONTACT, PATIENCE, Store, signature_of
+from pipelines.signals import undisturbed
 from vae_anomaly.exceptions import ConfigError, TrackingError
 from vae_anomaly.mlflow_access import (
     answering,
@@ -33,7 +34,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 SERVER_TAG = "tracking.server"
 SERVER_RUN_TAG = "tracking.server_run"
-SYNC_COMMAND = "python -m pipelines.sync"
+SYNC_COMMAND = "vae-anomaly sync"
 
 # MLflow's own limits.
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000
@@ -198,7 +199,7 @@ class Tracker:
         while self._done < len(self._journal):
             entry = self._journal[self._done]
             patience = FIRST_CONTACT if entry.method == "start" else PATIENCE
-            with mlflow_session(**patience), answering(self._store.uri):
+            with undisturbed(), mlflow_session(**patience), answering(self._store.uri):
                 answer = getattr(self._store, entry.method)(*entry.arguments)
             self._done += 1
         return answer

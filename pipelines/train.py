@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,12 @@ from pipelines.data import DataConfig, Dataset, load
 from pipelines.recipe import Recipe
 from pipelines.splits import Rows, Splits, split
 from pipelines.tracking import Tracker
+from serving.claim import Claim
+from vae_anomaly.checkpoints import read_checkpoint
+from vae_anomaly.devices import choose_device
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.export import export_bundle
-from vae_anomaly.fitting import Fit, Parts, fit_model
+from vae_anomaly.fitting import Fit, Parts, Settings, fit_model
 from vae_anomaly.runtime import load_bundle
 from vae_anomaly.schema import Samples
 from vae_anomaly.training import Callback, Epoch
@@ -27,6 +31,9 @@ from vae_anomaly.vae import parameter_count
 log = logging.getLogger(__name__)
 
 EXAMPLES = 4
+SECTIONS = ("model", "objective", "training", "export")
+# Files of a run's folder, beside checkpoints/ and bundle/: its settings, and what came of it.
+BEGUN, DONE = "settings.json", "run.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,30 @@ class TrainingRun:
         return {**asdict(self), "bundle": str(self.bundle)}
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A recipe with its data at hand, and the folder where it works."""
+
+    recipe: Recipe
+    dataset: Dataset
+    splits: Splits
+    settings: Settings
+    folder: Path
+    device: str
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def params(self) -> dict[str, Any]:
+        """Every setting, as the tracking store shows it."""
+        return {
+            "seed": self.recipe.seed,
+            "data": _data_config(self.recipe.data),
+            **{name: asdict(getattr(self.settings, name)) for name in SECTIONS},
+        }
+
+
 def train(
     recipe: Recipe,
     *,
@@ -78,6 +109,7 @@ def train(
     resume: bool = False,
     track: bool = True,
     callbacks: Sequence[Callback] = (),
+    on_start: Callable[[int], None] | None = None,
 ) -> TrainingRun:
     """Run a recipe from data to a registered bundle.
 
@@ -97,25 +129,36 @@ def train(
         Log to MLflow and register.
     callbacks : sequence of callables
         Each gets every epoch's figures.
+    on_start : callable, optional
+        Gets the number of epochs before the first.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds another run, or is to be resumed with other settings.
+    DataError
+        If the data cannot be used, or another job works in the folder.
+    DivergedError
+        If the loss loses its way; the last good checkpoint is kept.
     """
+    choose_device(device)
     dataset = load(recipe.data)
     splits = split(dataset, recipe.data, recipe.seed)
+    settings = recipe.settings(dataset.schema, len(splits.train))
     folder = out or run_folder(root, recipe.name, resume)
-    if (folder / "bundle").exists():
-        raise ConfigError(f"{folder} holds a finished run; choose another --out or leave out --resume")
-    if not track:
-        fit = _fit(recipe, dataset, splits, folder, device, resume, callbacks, None)
-        return _finish(recipe, fit, dataset, splits, folder, None, alias)
-    with Tracker(root=root) as tracker:
-        settings = recipe.settings.completed(dataset.schema, len(splits.train))
-        tracker.start(recipe.name, _params(recipe, settings), {"data.fingerprint": dataset.fingerprint})
-        logged = [*callbacks, lambda figures: _log_epoch(tracker, figures)]
-        fit = _fit(recipe, dataset, splits, folder, device, resume, logged, tracker.run_id)
-        return _finish(recipe, fit, dataset, splits, folder, tracker, alias)
+    job = _Job(recipe, dataset, splits, settings, folder, device)
+    with Claim(folder):
+        _begin(job, resume)
+        if on_start is not None and settings.training is not None:
+            on_start(settings.training.epochs)
+        if not track:
+            return _run(job, resume, callbacks)
+        with Tracker(root=root) as tracker:
+            return _run(job, resume, callbacks, tracker, alias)
 
 
 def run_folder(root: Path, name: str, resume: bool = False) -> Path:
-    """The next numbered folder of a recipe below ``root/work``, or the newest one to resume.
+    """A new numbered folder for a recipe below ``root/work``, or the newest one to resume.
 
     Raises
     ------
@@ -123,10 +166,18 @@ def run_folder(root: Path, name: str, resume: bool = False) -> Path:
         If there is nothing to resume.
     """
     home = root / "work" / name
-    taken = sorted(int(path.name) for path in home.glob("*") if path.name.isdigit())
-    if resume and not taken:
-        raise ConfigError(f"nothing to resume in {home}; leave out --resume")
-    return home / str(taken[-1] if resume else (taken[-1] + 1 if taken else 1))
+    while True:
+        taken = sorted(int(path.name) for path in home.glob("*") if path.name.isdecimal())
+        if resume and not taken:
+            raise ConfigError(f"nothing to resume in {home}; leave out --resume")
+        if resume:
+            return home / str(taken[-1])
+        folder = home / str(taken[-1] + 1 if taken else 1)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another job was faster
+            continue
+        return folder
 
 
 def samples_of(dataset: Dataset, rows: Rows) -> Samples:
@@ -135,92 +186,115 @@ def samples_of(dataset: Dataset, rows: Rows) -> Samples:
     return dataset.schema.read(values[rows] if isinstance(values, np.ndarray) else values.iloc[rows])
 
 
-def _fit(
-    recipe: Recipe,
-    dataset: Dataset,
-    splits: Splits,
-    folder: Path,
-    device: str,
+def _begin(job: _Job, resume: bool) -> None:
+    """Note the settings in the folder, or compare them with those it was begun with."""
+    if (job.folder / DONE).exists():
+        raise ConfigError(f"{job.folder} holds a finished run; leave out --resume, or choose another --out")
+    noted = json.loads(json.dumps({"data_fingerprint": job.dataset.fingerprint, **job.params()}))
+    begun = job.folder / BEGUN
+    if past_epochs(job.checkpoints):
+        if not resume:
+            raise ConfigError(f"{job.folder} holds an unfinished run; give --resume, or choose another --out")
+        before = json.loads(begun.read_text()) if begun.exists() else {}
+        if changed := first_difference(noted, before):
+            raise ConfigError(
+                f"{job.folder} was begun with another {changed}; resume with what {begun} says, or start anew"
+            )
+    job.folder.mkdir(parents=True, exist_ok=True)
+    begun.write_text(json.dumps(noted, indent=1) + "\n")
+    # Sealed but never registered: that part is done again.
+    shutil.rmtree(job.folder / "bundle", ignore_errors=True)
+
+
+def first_difference(now: Mapping[str, Any], before: Mapping[str, Any]) -> str | None:
+    """The first setting with another value, by its dotted name."""
+    for key, value in now.items():
+        was = before.get(key)
+        if isinstance(value, Mapping) and isinstance(was, Mapping):
+            if inner := first_difference(value, was):
+                return f"{key}.{inner}"
+        elif value != was:
+            return key
+    return None
+
+
+def _run(
+    job: _Job,
     resume: bool,
     callbacks: Sequence[Callback],
-    run_id: str | None,
-) -> Fit:
-    parts = Parts(
-        *(samples_of(dataset, rows) for rows in (splits.train, splits.validation, splits.calibration))
-    )
+    tracker: Tracker | None = None,
+    alias: str | None = None,
+) -> TrainingRun:
+    if tracker is not None:
+        tracker.start(job.recipe.name, job.params(), {"data.fingerprint": job.dataset.fingerprint})
+        for figures in past_epochs(job.checkpoints) if resume else ():
+            _log_epoch(tracker, figures)
+        callbacks = [*callbacks, lambda figures: _log_epoch(tracker, figures)]
+    try:
+        fit = _fit(job, resume, callbacks, tracker.run_id if tracker else None)
+        return _finish(job, fit, tracker, alias)
+    except (KeyboardInterrupt, SystemExit, OSError):
+        log.warning("stopped; the same command with --resume goes on from %s", job.folder)
+        raise
+
+
+def past_epochs(checkpoints: Path) -> list[Epoch]:
+    """Figures of the epochs that the newest checkpoint has behind it."""
+    found = read_checkpoint(checkpoints)
+    return found.history if found else []
+
+
+def _fit(job: _Job, resume: bool, callbacks: Sequence[Callback], run_id: str | None) -> Fit:
+    splits = job.splits
+    parts = (samples_of(job.dataset, rows) for rows in (splits.train, splits.validation, splits.calibration))
     return fit_model(
-        dataset.schema,
-        parts,
-        recipe.settings,
-        seed=recipe.seed,
-        device=device,
-        name=recipe.name,
+        job.dataset.schema,
+        Parts(*parts),
+        job.settings,
+        seed=job.recipe.seed,
+        device=job.device,
+        name=job.recipe.name,
         provenance={
             "run_id": run_id,
-            "recipe": recipe.name,
+            "recipe": job.recipe.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "data": _data_config(recipe.data),
-            "data_fingerprint": dataset.fingerprint,
+            "data": _data_config(job.recipe.data),
+            "data_fingerprint": job.dataset.fingerprint,
             "rows_test": len(splits.test),
         },
-        checkpoints=folder / "checkpoints",
+        checkpoints=job.checkpoints,
         resume=resume,
         callbacks=callbacks,
     )
 
 
-def _finish(
-    recipe: Recipe,
-    fit: Fit,
-    dataset: Dataset,
-    splits: Splits,
-    folder: Path,
-    tracker: Tracker | None,
-    alias: str | None,
-) -> TrainingRun:
+def _finish(job: _Job, fit: Fit, tracker: Tracker | None, alias: str | None) -> TrainingRun:
     history = [{key: float(f"{value:.6g}") for key, value in epoch.items()} for epoch in fit.history]
     manifest = fit.fitted.manifest
     fit.fitted.manifest = replace(manifest, provenance={**manifest.provenance, "history": history})
-    digest = export_bundle(fit.fitted, folder / "bundle")
-    version = None
-    if tracker is not None:
-        version = _register(recipe, dataset, splits, folder / "bundle", digest, tracker, alias)
+    bundle = job.folder / "bundle"
+    digest = export_bundle(fit.fitted, bundle)
+    version = _register(job, bundle, digest, tracker, alias) if tracker else None
     run = TrainingRun(
-        bundle=folder / "bundle",
+        bundle=bundle,
         digest=digest,
         run_id=tracker.run_id if tracker else None,
         tracking_uri=tracker.uri if tracker else None,
-        registered=f"models:/{recipe.name}/{version}" if version else None,
+        registered=f"models:/{job.recipe.name}/{version}" if version else None,
         parameters=parameter_count(fit.fitted.model),
-        rows={name: len(rows) for name, rows in vars(splits).items()},
+        rows={name: len(rows) for name, rows in vars(job.splits).items()},
         seconds=sum(epoch["seconds"] for epoch in fit.history),
         last=fit.history[-1],
     )
-    (folder / "run.json").write_text(json.dumps(run.to_dict(), indent=1) + "\n")
+    (job.folder / DONE).write_text(json.dumps(run.to_dict(), indent=1) + "\n")
     return run
 
 
-def _register(
-    recipe: Recipe,
-    dataset: Dataset,
-    splits: Splits,
-    bundle: Path,
-    digest: str,
-    tracker: Tracker,
-    alias: str | None,
-) -> str | None:
-    few = splits.test[:EXAMPLES]
-    example = dataset.values[few] if isinstance(dataset.values, np.ndarray) else dataset.values.iloc[few]
+def _register(job: _Job, bundle: Path, digest: str, tracker: Tracker, alias: str | None) -> str | None:
+    few, values = job.splits.test[:EXAMPLES], job.dataset.values
+    example = values[few] if isinstance(values, np.ndarray) else values.iloc[few]
     verdicts = load_bundle(bundle, device="cpu", threads=1).verdicts(example)
-    return tracker.log_bundle(bundle, recipe.name, digest, example, alias=alias, verdicts=verdicts)
-
-
-def _params(recipe: Recipe, settings: Any) -> dict[str, Any]:
-    return {
-        "seed": recipe.seed,
-        "data": _data_config(recipe.data),
-        **{name: asdict(getattr(settings, name)) for name in ("model", "objective", "training", "export")},
-    }
+    return tracker.log_bundle(bundle, job.recipe.name, digest, example, alias=alias, verdicts=verdicts)
 
 
 def _data_config(config: DataConfig) -> dict[str, Any]:

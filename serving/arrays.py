@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from serving.chunks import Chunk, ReadOptions, Reject, Source, guarded, reading, require_file
+from serving.chunks import Chunk, ReadOptions, Reject, Source, guarded, map_array, reading, require_file
 from serving.gaps import Gaps, open_gaps
 from serving.identity import find_repeat, keys_of
 from serving.pictures import FRACTIONS_BELOW
@@ -29,8 +29,7 @@ class NpyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with reading(path):
-            self._array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._array = map_array(path)
         self.shape, self.dtype = self._array.shape, self._array.dtype
 
     def blocks(self, size: int) -> Iterator[Array]:
@@ -205,13 +204,13 @@ class ArraySource(Source):
         good = np.ones(len(values), dtype=np.bool_)
         good[[reject.row - start for reject in rejects]] = False
         return Chunk(
-            start,
-            len(values),
-            numbers[good],
-            ids.filter(pa.array(good)),
-            keys[good],
-            values[good],
-            observed[good],
+            start=start,
+            size=len(values),
+            rows=numbers[good],
+            ids=ids.filter(pa.array(good)),
+            keys=keys[good],
+            values=values[good],
+            observed=observed[good],
             rejects=rejects,
         )
 

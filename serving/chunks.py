@@ -27,7 +27,7 @@ ON_DUPLICATE = ("error", "keep")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How a file or folder is to be read.
 
@@ -123,7 +123,7 @@ class Reject(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chunk:
     """Some consecutive rows of the input, those that cannot be read set aside.
 
@@ -215,6 +215,22 @@ def reading(path: Path) -> Iterator[None]:
         raise _unreadable(path, error) from error
     except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise _unreadable(path, error) from error
+
+
+def map_array(path: Path) -> Array:
+    """The array of a .npy file through a memory map; never a pickle.
+
+    Raises
+    ------
+    DataError
+        If it is absent, damaged or holds Python objects.
+    """
+    require_file(path)
+    with reading(path):
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def guarded(path: Path, items: Iterable[T]) -> Iterator[T]:

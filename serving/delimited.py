@@ -86,7 +86,7 @@ class CsvReader:
             return text.cast(pa.float64())
         except pa.ArrowInvalid:
             row, cell = _first_text(text)
-        hint = "; for a decimal comma say decimal=','" if re.fullmatch(r"-?\d+,\d+", cell) else ""
+        hint = "; for a decimal comma pass --decimal ," if re.fullmatch(r"-?\d+,\d+", cell) else ""
         place = f"column {name!r} of {self.path}"
         raise DataError(f"{place} holds {cell[:40]!r} in row {start + row}; expected a number{hint}")
 

@@ -117,16 +117,15 @@ class FolderSource(Source):
             except BadImageError as bad:
                 rejects.append(Reject(item.id, bad.reason, item.id, row, bad.detail))
         kept = [found[row - start] for row in rows]
-        ids = pa.array([item.id for item in kept], pa.string())
         empty = np.empty((0, *self.images.shape), dtype=self.images.dtype)
         return Chunk(
-            start,
-            len(found),
-            np.array(rows, dtype=np.int64),
-            ids,
-            np.array([item.id for item in kept], dtype=object),
-            np.stack([values for values, _ in pictures]) if pictures else empty,
-            np.stack([observed for _, observed in pictures]) if pictures else empty.astype(np.bool_),
+            start=start,
+            size=len(found),
+            rows=np.array(rows, dtype=np.int64),
+            ids=pa.array([item.id for item in kept], pa.string()),
+            keys=np.array([item.id for item in kept], dtype=object),
+            values=np.stack([values for values, _ in pictures]) if pictures else empty,
+            observed=np.stack([present for _, present in pictures]) if pictures else empty.astype(np.bool_),
             paths=tuple(item.name for item in kept),
             rejects=tuple(rejects),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from serving.chunks import ReadOptions, reading, require_file
+from serving.chunks import ReadOptions, map_array, require_file
 from serving.delimited import CsvReader
 from serving.pictures import SUFFIXES, BadImageError, dark, open_image
 from vae_anomaly.exceptions import DataError
@@ -38,10 +38,8 @@ class ArrayGaps(Gaps):
     """A .npy of True and False, or 0 and 1, one row for each row of the input."""
 
     def __init__(self, path: Path, schema: Schema) -> None:
-        require_file(path)
         self.path = path
-        with reading(path):
-            self._array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._array = map_array(path)
         shape = self._array.shape
         if isinstance(schema, ImageSchema) and shape == schema.shape[1:]:
             self._shared: Mask | None = self._check(self._array)[None, None]

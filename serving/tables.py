@@ -149,13 +149,13 @@ class TableSource(Source):
         keys = numbers if self.options.on_duplicate == "keep" else keys_of(ids, self.id_name)
         good = ~np.isinf(values).any(axis=1)
         return Chunk(
-            start,
-            size,
-            numbers[good],
-            ids.filter(pa.array(good)),
-            keys[good],
-            pd.DataFrame(values[good], columns=list(self._names)),
-            observed[good],
+            start=start,
+            size=size,
+            rows=numbers[good],
+            ids=ids.filter(pa.array(good)),
+            keys=keys[good],
+            values=pd.DataFrame(values[good], columns=list(self._names)),
+            observed=observed[good],
             table=table.filter(pa.array(good)),
             rejects=tuple(
                 self._reject(values[i], ids[int(i)].as_py(), start + int(i)) for i in np.flatnonzero(~good)

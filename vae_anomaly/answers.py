@@ -416,14 +416,14 @@ def read_latents(z: Any, latent_size: int) -> Array:
 
 def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
     """The imputation's state before the first chunk, as `imputation.State` names it."""
-    nothing = np.full(rows, LOG_ZERO, np.float32)
+    nothing = np.full(rows, LOG_ZERO)
     zeros = np.zeros((rows, elements), np.float32)
     return {
         "log_total": nothing,
         "log_squares": nothing,
         "mean": zeros,
         "variance": zeros,
-        "best": np.full((draws, rows), LOG_ZERO, np.float32),
+        "best": np.full((draws, rows), LOG_ZERO),
         "drawn": np.zeros((draws, rows, elements), np.float32),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ from vae_anomaly.scores import (
 )
 from vae_anomaly.training import Data
 from vae_anomaly.vae import VAE, Autoencoder
+
+log = logging.getLogger(__name__)
 
 # Training rows, and latent numbers, that scores are fitted on at most.
 FIT_ROWS = 20_000
@@ -210,6 +213,8 @@ def assemble(
         derived_from_rows=(),
         warnings=warnings,
     )
+    for warning in warnings:
+        log.warning(warning)
     fitted = Fitted(graphs, manifest, {}, held_out)
     if model.variational:
         rows = -(-config.imputation_draws // CHUNK) * CHUNK

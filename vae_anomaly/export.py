@@ -27,7 +27,7 @@ from vae_anomaly.exceptions import BundleError, ParityError
 from vae_anomaly.graphs import EntryPoint
 from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import ImageSchema, Samples, Schema
-from vae_anomaly.selftest import disagreement
+from vae_anomaly.selftest import disagreements, p_values_agree
 
 log = logging.getLogger(__name__)
 
@@ -246,9 +246,13 @@ def check_parity(fitted: Fitted, backend: OnnxBackend, feeds: dict[str, list[Fee
     for graph, batches in feeds.items():
         for values in batches:
             expected, actual = TorchBackend(fitted.graphs).run(graph, values), backend.run(graph, values)
-            for name in (name for name in expected if not name.startswith("next_") and name != "draws_raw"):
-                found = disagreement(name, expected[name], actual[name], fitted.manifest)
+            for name, found in disagreements(expected, actual, fitted.manifest).items():
                 worst[f"{graph}/{name}"] = max(found, worst.get(f"{graph}/{name}", 0.0))
+            if graph == "score" and not p_values_agree(actual, fitted.calibration["score_score"]):
+                raise ParityError(
+                    "the score graph's p-values are not those of its calibration table; "
+                    "the bundle was not written: report this as a bug"
+                )
     key = max(worst, key=lambda name: worst[name])
     if worst[key] > 1:
         raise ParityError(

@@ -22,8 +22,8 @@ from vae_anomaly.vae import make_likelihood, make_model
 
 MINIMUM_ROWS = 8
 # Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
-ROWS_SHOWN = {"image": 600_000, "table": 400_000}
-EPOCHS = {"image": (8, 300), "table": (20, 400)}
+ROWS_SHOWN = {"image": 400_000, "table": 400_000}
+EPOCHS = {"image": (8, 100), "table": (20, 400)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def recommended_model(schema: Schema) -> ModelConfig:
         return ModelConfig(
             network="conv",
             hidden=tuple(32 * 2 ** min(i, 2) for i in range(stages)),
-            latent_size=32,
+            latent_size=16,
             likelihood="gaussian",
             scale="learned",
             output="sigmoid",

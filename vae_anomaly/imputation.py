@@ -22,15 +22,15 @@ class State(NamedTuple):
 
     Attributes
     ----------
-    log_total : Tensor, shape (B,)
+    log_total : float64 Tensor, shape (B,)
         log sum_k w_k.
-    log_squares : Tensor, shape (B,)
+    log_squares : float64 Tensor, shape (B,)
         log sum_k w_k^2, for the effective sample size.
     mean : Tensor, shape (B, D)
         sum_k r_k E[x | z_k].
     variance : Tensor, shape (B, D)
         sum_k r_k (Var[x | z_k] + (E[x | z_k] - mean)^2).
-    best : Tensor, shape (M, B)
+    best : float64 Tensor, shape (M, B)
         Largest perturbed log-weight so far, per draw.
     drawn : Tensor, shape (M, B, D)
         x ~ p(x | z_k) of the draw that holds it.
@@ -75,14 +75,13 @@ def update(model: VAE, encoded: Encoded, noise: Noise, state: State) -> State:
     posterior, x, observed = model.encode(encoded.x, encoded.observed), encoded.x, encoded.observed
     z = reparameterise(posterior, noise.latent)
     raw = model.decode(z)
-    log_weights = observed_log_prob(model.likelihood, raw, x, observed) + log_prior_ratio(
-        posterior, z, noise.latent
-    )
+    log_likelihood = observed_log_prob(model.likelihood, raw, x, observed, exactly=True)
+    log_weights = log_likelihood + log_prior_ratio(posterior, z, noise.latent)
     chunk, weights = _normalise(log_weights)
     squares, _ = _normalise(2 * log_weights)
     mean, variance = _moments(model, raw, weights)
     total = _log_add(state.log_total, chunk)
-    share = torch.exp(chunk - total)[:, None]
+    share = torch.exp(chunk - total).to(mean.dtype)[:, None]
     step = mean - state.mean
     return State(
         total,
@@ -118,7 +117,7 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
 def _moments(model: VAE, raw: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and variance over the chunk's draws, shape (B, D)."""
     means = model.likelihood.mean(raw)
-    share = weights[:, :, None]
+    share = weights.to(means.dtype)[:, :, None]
     mean = (share * means).sum(dim=0)
     spread = model.likelihood.variance(raw) + (means - mean) ** 2
     return mean, (share * spread).sum(dim=0)

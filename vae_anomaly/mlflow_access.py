@@ -62,7 +62,9 @@ def mlflow_session(*, timeout: int, retries: int = 1) -> Iterator[None]:
     wanted = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-        "MLFLOW_DISABLE_TELEMETRY": "true",  # looked at while mlflow is imported
+        # Looked at while mlflow is imported, which sets up its own logging.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
@@ -112,5 +114,5 @@ def answering(uri: str) -> Iterator[None]:
     except Exception as error:  # mlflow, requests, sqlalchemy and the operating system each raise their own
         # Of requests' account of its attempts only the last line says why.
         reason = " ".join(redact(str(error)).split()).rpartition("(Caused by ")[2]
-        reason = reason.replace('"))', '")')
+        reason = reason.replace('"))', '")').partition(" [SQL: ")[0]
         raise TrackingError(f"the tracking store at {redact(uri)} cannot be used: {reason}") from error

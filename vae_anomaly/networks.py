@@ -168,7 +168,8 @@ class MLPDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents (..., L) to raw parameters (..., P * D)."""
-        raw: Tensor = self.out(self.trunk(z))
+        # Batch norm takes the second axis for its channels: rows of all draws go as one.
+        raw: Tensor = self.out(self.trunk(z.flatten(0, -2))).unflatten(0, z.shape[:-1])
         return raw
 
 

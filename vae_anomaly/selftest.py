@@ -6,12 +6,13 @@ parity with the same measure of `disagreement`. Imports without torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import Backend
+from vae_anomaly.answers import Backend, Feeds
 from vae_anomaly.bundle import GRAPHS, Manifest, SealedBundle
 from vae_anomaly.exceptions import BundleError, CalibrationError
 from vae_anomaly.schema import Array, ImageSchema
@@ -19,8 +20,10 @@ from vae_anomaly.schema import Array, ImageSchema
 SELF_TEST = "golden"
 TOLERANCES = ("scores", "columns", "ess", "cuda")
 AGAIN = "fetch the bundle again or export it anew"
-NOTHING = np.empty(0)
-RAW_OUTPUTS = ("reconstruction", "mean_raw", "std_raw")
+TESTED = ("score", "decode")
+# Scores that sum over elements.
+ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon")
+VARIANCE_ROUNDING = 1e-7
 
 
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:
@@ -41,10 +44,9 @@ def check_complete(sealed: SealedBundle) -> None:
     if missing := [name for name in wanted if name not in manifest.files]:
         raise BundleError(f"bundle {sealed.path} has no {missing[0]}; {AGAIN}")
     if manifest.default_score not in manifest.scores:
-        known = ", ".join(manifest.scores)
+        known, name = ", ".join(manifest.scores), manifest.default_score
         raise BundleError(
-            f"bundle {sealed.path} decides by {manifest.default_score!r}, which is none of its scores {known}; "
-            f"{AGAIN}"
+            f"bundle {sealed.path} decides by {name!r}, which is none of its scores {known}; {AGAIN}"
         )
     if problem := _figures_problem(manifest) or _tables_problem(manifest, sealed.arrays("calibration")):
         raise BundleError(f"bundle {sealed.path}: {problem}; {AGAIN}")
@@ -85,87 +87,129 @@ def check_golden(sealed: SealedBundle, backend: Backend, *, loose: bool = False)
     BundleError
         If a graph gives other values than it did at export.
     """
-    golden = sealed.arrays(SELF_TEST)
-    tolerances = sealed.manifest.tolerances
-    limit = tolerances["cuda"] / tolerances["scores"] if loose else 1.0
-    for graph, names in _tested(sealed.manifest).items():
-        parts = {key.split("/")[2]: value for key, value in golden.items() if key.startswith(f"{graph}/in/")}
+    golden, limit = sealed.arrays(SELF_TEST), _limit(sealed.manifest, loose)
+    for graph in TESTED:
+        given, expected = _part(golden, f"{graph}/in/"), _part(golden, f"{graph}/out/")
         try:
-            out = backend.run(graph, parts)
+            out = backend.run(graph, given)
         except BundleError:
             raise
         except Exception as error:  # onnxruntime raises several unrelated classes here
-            raise BundleError(
-                f"bundle {sealed.path} fails its self-test: {graph} does not run: {first_line(error)}; {AGAIN}"
-            ) from error
-        for name in names:
-            # What one side lacks has another shape, and so disagrees.
-            expected, actual = golden.get(f"{graph}/out/{name}", NOTHING), out.get(name, NOTHING)
-            worst = disagreement(name, expected, actual, sealed.manifest) if expected.size else np.inf
-            if worst > limit:
-                raise BundleError(
-                    f"bundle {sealed.path} fails its self-test: {graph}/{name} is {worst:.3g} times its "
-                    "tolerance away; upgrade onnxruntime or export again"
-                )
-    _check_tables_agree(sealed, golden)
-
-
-def _tested(manifest: Manifest) -> dict[str, tuple[str, ...]]:
-    """The outputs that the self-test compares."""
-    return {"score": (*manifest.scores, "score", "p_value", "clipped"), "decode": ("reconstruction",)}
-
-
-def _check_tables_agree(sealed: SealedBundle, golden: Mapping[str, Array]) -> None:
-    """The stored calibration scores and the table inside the score graph give one p-value."""
-    tables, default = sealed.arrays("calibration"), sealed.manifest.default_score
-    for table in (tables["score_score"], tables[f"score_{default}"]):
-        found = calibration.p_values(table, golden["score/out/score"])
-        if not np.array_equal(found, golden["score/out/p_value"]):
-            raise BundleError(
-                f"bundle {sealed.path} fails its self-test: calibration.npz and score.onnx disagree on "
-                f"p-values; {AGAIN}"
+            raise _failed(sealed, f"{graph} does not run: {first_line(error)}; {AGAIN}") from error
+        if lost := _promised(graph, sealed.manifest) - (expected.keys() & out.keys()):
+            raise _failed(sealed, f"{graph} does not give {min(lost)!r}; {AGAIN}")
+        found = disagreements(expected, out, sealed.manifest)
+        worst = max(found, key=lambda name: found[name])
+        if found[worst] > limit:
+            raise _failed(
+                sealed,
+                f"{graph}/{worst} is {found[worst]:.3g} times its tolerance away; "
+                "upgrade onnxruntime or export again",
             )
+        if graph == "score" and not p_values_agree(out, sealed.arrays("calibration")["score_score"]):
+            raise _failed(sealed, f"score.onnx and calibration.npz disagree on p-values; {AGAIN}")
 
 
-def disagreement(name: str, expected: Array, actual: Array, manifest: Manifest) -> float:
-    """Largest difference between two runs of an output, in units of its tolerance."""
+def _limit(manifest: Manifest, loose: bool) -> float:
+    return float(manifest.tolerances["cuda"] / manifest.tolerances["scores"]) if loose else 1.0
+
+
+def _part(arrays: Feeds, prefix: str) -> Feeds:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def _promised(graph: str, manifest: Manifest) -> set[str]:
+    if graph == "score":
+        return {*manifest.scores, "score", "p_value", "clipped"}
+    return {"reconstruction"}
+
+
+def _failed(sealed: SealedBundle, why: str) -> BundleError:
+    return BundleError(f"bundle {sealed.path} fails its self-test: {why}")
+
+
+def p_values_agree(out: Feeds, table: Array) -> bool:
+    """Whether the score graph's p-values are those of its scores in a calibration table, exactly."""
+    return np.array_equal(calibration.p_values(table, out["score"]), out["p_value"])
+
+
+def disagreements(expected: Feeds, actual: Feeds, manifest: Manifest) -> dict[str, float]:
+    """Largest difference between two runs of a graph, per output, in units of its tolerance.
+
+    Left out are the running state, which is compared in raw units; draws, which jump where two
+    draws all but tie; p-values, which jump where scores tie: `p_values_agree` judges those.
+    """
+    names = [name for name in expected if name in actual and not name.startswith("next_")]
+    return {
+        name: _disagreement(expected[name], actual[name], tolerance_of(name, expected, manifest))
+        for name in names
+        if name not in ("draws_raw", "p_value")
+    }
+
+
+def _disagreement(expected: Array, actual: Array, allowed: Array) -> float:
     if expected.shape != actual.shape:
         return np.inf
     expected, actual = expected.astype(np.float64), actual.astype(np.float64)
     differ = ~((expected == actual) | (np.isnan(expected) & np.isnan(actual)))
     if not (np.isfinite(expected[differ]).all() and np.isfinite(actual[differ]).all()):
         return np.inf
-    distance = np.zeros_like(expected)
-    np.subtract(actual, expected, out=distance, where=differ)
-    allowed = tolerance_of(name, np.where(np.isfinite(expected), expected, 0.0), manifest)
-    return float(np.max(np.abs(distance) / allowed, initial=0.0))
+    distance = np.abs(np.subtract(actual, expected, out=np.zeros_like(expected), where=differ))
+    return float(np.max(distance / allowed, initial=0.0))
 
 
-def tolerance_of(name: str, expected: Array, manifest: Manifest) -> Array:
-    """Allowed absolute difference per entry of an output.
+def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
+    """Allowed absolute difference per entry of an output of a graph.
 
-    Scores: 1e-5 of the larger of the value and the batch's median; raw units: 1e-5 of the
-    column's range, or of the distance to it; contributions: 1e-5 of the column's largest, at least
-    of one nat; latents: 1e-5 of the column's largest; effective sample sizes: 1e-4; p-values:
-    2/(n+1).
+    Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
+    nat per element where elements are summed, for terms that cancel. Raw units: 1e-5 of the
+    column's range, or of the distance to it. Contributions: 1e-5 of the column's largest, at least
+    of one nat. Latents: 1e-5 of the column's largest, at least of a tenth of all columns'.
+    Effective sample sizes: 1e-4. What is weighted by importance may differ by what log-weights,
+    which are scores, may differ: `_weight_error`.
     """
-    tolerances, size = manifest.tolerances, np.abs(expected)
-    allowed: Array
-    if name == "p_value":
-        allowed = np.full_like(expected, 2.0 / (manifest.provenance["rows_calibration"] + 1) + 1e-12)
-    elif name == "clipped":
-        allowed = np.full_like(expected, 0.5)
-    elif name == "ess":
-        allowed = tolerances["ess"] * np.maximum(size, 1.0)
-    elif name == "score" or name in manifest.scores:
-        allowed = tolerances["scores"] * np.maximum(size, np.median(size)) + 1e-30
-    elif name in RAW_OUTPUTS:
-        low, span = raw_range(manifest)
-        allowed = tolerances["columns"] * np.maximum(span, np.abs(expected - low))
-    else:
-        floor = 1.0 if name == "contributions" else 1e-3
-        allowed = np.broadcast_to(tolerances["columns"] * size.max(axis=0, initial=floor), size.shape)
-    return allowed
+    tolerances, values = manifest.tolerances, _finite(outputs[name])
+    size, relative = np.abs(values), tolerances["columns"]
+    if name == "clipped":
+        return np.full_like(values, 0.5)
+    if name == "score" or name in manifest.scores:
+        floor = _score_floor(manifest.default_score if name == "score" else name, manifest)
+        return np.asarray(tolerances["scores"] * np.maximum(size, max(float(np.median(size)), floor)))
+    if name == "ess":
+        return np.asarray(size * (tolerances["ess"] + 2 * _weight_error(outputs, manifest)))
+    if name in ("reconstruction", "mean_raw", "std_raw"):
+        return _raw_tolerance(name, values, outputs, manifest)
+    largest = size.max(axis=0, initial=0.0)
+    floor = 1.0 if name == "contributions" else max(1e-3, 0.1 * float(largest.max(initial=0.0)))
+    return np.broadcast_to(relative * np.maximum(largest, floor), size.shape)
+
+
+def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest) -> Array:
+    low, span = raw_range(manifest)
+    columns = manifest.tolerances["columns"]
+    if name == "reconstruction":
+        return np.asarray(columns * np.maximum(span, np.abs(values - low)))
+    error = _weight_error(outputs, manifest).reshape(-1, *[1] * (values.ndim - 1))
+    if name == "mean_raw":
+        spread = _finite(outputs["std_raw"])
+        return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread)
+    # The square root of a variance that is float32's rounding of 0.
+    rounding = VARIANCE_ROUNDING * span**2 / np.maximum(values, math.sqrt(VARIANCE_ROUNDING) * span)
+    return np.asarray(columns * np.maximum(span, values) + error * values + rounding)
+
+
+def _score_floor(name: str, manifest: Manifest) -> float:
+    return max(1.0, 0.1 * manifest.schema.elements) if name in ELEMENT_SUMS else 1.0
+
+
+def _weight_error(outputs: Feeds, manifest: Manifest) -> Array:
+    """How far importance weights may differ, relatively, shape (B,)."""
+    return np.asarray(manifest.tolerances["scores"] * np.maximum(np.abs(outputs["next_log_total"]), 1.0))
+
+
+def _finite(values: Array) -> Array:
+    values = values.astype(np.float64)
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def raw_range(manifest: Manifest) -> tuple[Array, Array]:

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import sync as sync_module
 from pipelines.sync import sync
 from pipelines.tracking import Tracker
 from vae_anomaly.exceptions import ConfigError, TrackingError
@@ -191,7 +190,7 @@ def test_an_unreachable_server_loses_nothing(
     assert run.data.tags["tracking.server_run"] == "none"
     (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said.startswith(f"the tracking store at {closed_port} cannot be used: ")
-    assert said.endswith(f"copy it there with: python -m pipelines.sync {tracker.run_id} --root {root}")
+    assert said.endswith(f"copy it there with: vae-anomaly sync {tracker.run_id} --root {root}")
     assert "secret" not in said
 
 
@@ -330,13 +329,12 @@ def fallen_back(root: Path, closed_port: str, charts: Path, bundle: Path) -> Tra
 
 def test_sync_copies_the_run_once(
     fallen_back: Tracker, root: Path, tmp_path: Path, empty_store: Path, charts: Path, bundle: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     server = new_root(tmp_path / "server", empty_store)
     assert fallen_back.run_id is not None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local_tracking_uri(server))
-    assert sync_module.main([fallen_back.run_id, "--root", str(root)]) == 0
-    copied = capsys.readouterr().out.split()[-1]
+    copied = sync(fallen_back.run_id, root=root)
     run = assert_whole(client(server), copied, charts, bundle)
     local = client(root).get_run(fallen_back.run_id)
     assert (run.info.start_time, run.info.status) == (local.info.start_time, "FINISHED")

@@ -12,8 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
+from serving.batch import JobSummary, impute_file, score_file
+from serving.formats import Chunk, ReadOptions, open_source
 from vae_anomaly.exceptions import CalibrationError, UnsupportedError
 from vae_anomaly.schema import Column, ImageSchema, Schema, TableSchema
 
@@ -194,3 +197,63 @@ class FakeBundle:
 def hashed(seed: int, key: object, draw: int) -> int:
     """The fake draw, 0 to 199."""
     return zlib.crc32(f"{seed}/{key}/{draw}".encode()) % 200
+
+
+CHUNKS = [1, 2, 7, None]
+FORMATS = pytest.mark.parametrize(("name", "write"), NAMED + BARE, ids=[name for name, _ in NAMED + BARE])
+TABLES = pytest.mark.parametrize(("name", "write"), NAMED, ids=[name for name, _ in NAMED])
+Write = Callable[[pd.DataFrame, Path], None]
+
+
+def read(path: Path, schema: Schema = TABLE, **options: Any) -> list[Chunk]:
+    return list(open_source(path, schema, ReadOptions(**options)).chunks())
+
+
+def values_of(chunks: list[Chunk]) -> np.ndarray:
+    return np.concatenate([np.asarray(chunk.values) for chunk in chunks])
+
+
+def observed_of(chunks: list[Chunk]) -> np.ndarray:
+    return np.concatenate([chunk.observed for chunk in chunks])
+
+
+def ids_of(chunks: list[Chunk]) -> list[Any]:
+    return [key for chunk in chunks for key in chunk.ids.to_pylist()]
+
+
+def rejects_of(chunks: list[Chunk]) -> list[tuple[Any, ...]]:
+    return [tuple(reject) for chunk in chunks for reject in chunk.rejects]
+
+
+def rows_csv(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+IMAGES = grey_images()
+UNIT = ImageSchema(1, 8, 10, "float32", 0.0, 1.0)
+BUNDLE = FakeBundle(TABLE)
+
+
+def score(source: Path, out: Path, bundle: Any = BUNDLE, **arguments: Any) -> tuple[JobSummary, pd.DataFrame]:
+    names = ("false_alarm_rate", "rank", "progress")
+    settings = {name: arguments.pop(name) for name in names if name in arguments}
+    summary = score_file(bundle, source, out, ReadOptions(**arguments), **settings)
+    return summary, pd.read_parquet(out)
+
+
+def impute(source: Path, out: Path, bundle: Any = BUNDLE, **arguments: Any) -> JobSummary:
+    names = ("draws", "seed", "with_std", "progress")
+    settings = {name: arguments.pop(name) for name in names if name in arguments}
+    return impute_file(bundle, source, out, ReadOptions(**arguments), **settings)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def infinite_rows(path: Path) -> Path:
+    frame = ROWS.assign(key=[f"k{i}" for i in range(7)])
+    frame.loc[2, "c"], frame.loc[6, "a"] = np.inf, -np.inf
+    write_csv(frame, path)
+    return path

@@ -1,0 +1,129 @@
+"""How far onnxruntime is from torch over the models of all recipes, in units of the tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pipelines.config import recipe_names
+from pipelines.data import load
+from pipelines.recipe import load_recipe
+from vae_anomaly.assembly import ExportConfig, Fitted, TorchBackend, assemble
+from vae_anomaly.export import parity_feeds, to_onnx
+from vae_anomaly.fitting import Fit, Parts, fit_model, split_parts
+from vae_anomaly.runtime import OnnxBackend
+from vae_anomaly.schema import Schema
+from vae_anomaly.scores import SCORES
+from vae_anomaly.selftest import disagreements
+
+# What recipes that leave their data to the user are tried on; the rest name their own.
+SOURCES = {
+    "table": "adbench/cardio.npz",
+    "default-table": "adbench/cardio.npz",
+    "rgb64-conv": "cifar10/test",
+    "rgb64-autoencoder": "cifar10/test",
+}
+LOGITS = 200.0
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+class Trained(NamedTuple):
+    """A briefly trained model of a recipe, and the rows it saw."""
+
+    schema: Schema
+    parts: Parts
+    fit: Fit
+
+
+def parity(data_root: Path, rows: int, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Largest difference per recipe, with logits as they come and scaled up to +-200."""
+    found = {}
+    for name in names or recipe_names():
+        trained = train_briefly(name, data_root, rows)
+        plain = worst(trained.fit.fitted)
+        reach = stretch_logits(trained)
+        again = worst(reassembled(trained))
+        found[name] = {"plain": plain, "stretched": again, "largest_logit": reach}
+        print(f"{name}: {plain['largest']:.3g} of the tolerance, {again['largest']:.3g} with logits to {reach:.0f}")
+    return found
+
+
+def train_briefly(name: str, data_root: Path, rows: int) -> Trained:
+    """One epoch of a recipe on a few of its rows, every score exported that the model can have."""
+    data: dict[str, Any] = {"limit": rows}
+    if name != "digits":
+        data |= {"data_root": str(data_root)} | ({"source": SOURCES[name]} if name in SOURCES else {})
+    recipe = load_recipe(name, sections={"data": data})
+    dataset = load(recipe.data)
+    parts = split_parts(dataset.schema.read(dataset.values), seed=0)
+    settings = recipe.settings(dataset.schema, len(parts.train.values))
+    if settings.model is None or settings.training is None:
+        raise TypeError("completed settings hold a model and its training")
+    settings = replace(
+        settings,
+        training=replace(settings.training, epochs=1, batch_size=32),
+        export=ExportConfig(scores=all_scores(settings.model.kind == "vae")),
+    )
+    return Trained(dataset.schema, parts, fit_model(dataset.schema, parts, settings, device="cpu"))
+
+
+def all_scores(variational: bool) -> tuple[str, ...]:
+    """Every score that a kind of model can have."""
+    return tuple(name for name, score in SCORES.items() if variational or not score.variational)
+
+
+@torch.no_grad()
+def stretch_logits(trained: Trained) -> float:
+    """Scale the decoder's last layer until its raw outputs reach +-200 on calibration rows."""
+    fitted, samples = trained.fit.fitted, trained.parts.calibration
+    model = fitted.model
+    encoded = fitted.graphs["score"].encoding(
+        torch.from_numpy(samples.values), torch.from_numpy(samples.observed)
+    )
+    last = [layer for layer in model.decoder.modules() if isinstance(layer, LAYERS)][-1]
+
+    def reach() -> float:
+        return float(model.decode(model.encode(encoded.x, encoded.observed).mean).abs().max())
+
+    factor = LOGITS / reach()
+    for tensor in (last.weight, last.bias):
+        if tensor is not None:
+            tensor *= factor
+    return reach()
+
+
+def reassembled(trained: Trained) -> Fitted:
+    """Scores fitted and calibrated again, after the weights have changed."""
+    settings, fitted = trained.fit.settings, trained.fit.fitted
+    if settings.model is None:
+        raise TypeError("completed settings hold a model")
+    return assemble(
+        fitted.model,
+        fitted.graphs["score"].encoding,
+        trained.schema,
+        settings.model,
+        settings.export,
+        trained.parts.train,
+        trained.parts.calibration,
+    )
+
+
+def worst(fitted: Fitted) -> dict[str, Any]:
+    """Largest difference per ``graph/output`` and in all, in units of its tolerance."""
+    feeds, torch_side = parity_feeds(fitted), TorchBackend(fitted.graphs)
+    graphs = {
+        name: to_onnx(entry, name, feeds[name][0]).SerializeToString() for name, entry in fitted.graphs.items()
+    }
+    backend, found = OnnxBackend(graphs, "cpu", threads=1), dict[str, float]()
+    for graph, batches in feeds.items():
+        for values in batches:
+            both = torch_side.run(graph, values), backend.run(graph, values)
+            for name, distance in disagreements(*both, fitted.manifest).items():
+                key = f"{graph}/{name}"
+                found[key] = max(distance, found.get(key, 0.0))
+    where = max(found, key=lambda key: found[key])
+    return {"largest": min(found[where], 1e30), "in": where, "outputs": {k: min(v, 1e30) for k, v in found.items()}}

@@ -1,0 +1,360 @@
+"""Scores equal their formulas, and larger means more anomalous."""
+
+import math
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from linear_gaussian import ALL_MASKS, D, L, linear_gaussian, log_marginal, rows_under_every_mask
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from vae_anomaly.encoding import Encoded
+from vae_anomaly.exceptions import ConfigError, UnsupportedError
+from vae_anomaly.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    observed_log_prob,
+)
+from vae_anomaly.networks import ModelConfig, Posterior
+from vae_anomaly.scores import (
+    FULL_COVARIANCE,
+    LEADING_DIRECTIONS,
+    RIDGE,
+    SCORES,
+    Evidence,
+    IwNll,
+    LatentMaha,
+    NegElbo,
+    Rate,
+    Recon,
+    check_scores,
+    default_score,
+    default_scores,
+    noise_bank,
+)
+from vae_anomaly.vae import VAE, Autoencoder, make_model
+
+ROWS = rows_under_every_mask()
+EVERY_SCORE = pytest.mark.parametrize("name", SCORES)
+
+
+def encoded(x: Tensor, observed: Tensor | None = None) -> Encoded:
+    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    return Encoded(torch.where(seen, x, 0.0), seen, torch.zeros(len(x), dtype=torch.int64))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def evidence(model: Autoencoder, draws: int = 4, rows: Encoded = ROWS, seed: int = 0) -> Evidence:
+    return Evidence(model, rows, normal(draws, model.latent_size, seed=seed).to(rows.x))
+
+
+class Fixed(nn.Module):
+    """An encoder that returns rows of stored posteriors, a decoder that returns stored raw output."""
+
+    def __init__(self, mean: Tensor, log_variance: Tensor | None = None) -> None:
+        super().__init__()
+        self.posterior = Posterior(mean, log_variance)
+
+    def forward(self, *_: Tensor) -> Posterior:
+        return self.posterior
+
+
+class Raw(nn.Module):
+    """A decoder that ignores z."""
+
+    def __init__(self, raw: Tensor) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.raw.expand(*z.shape[:-1], -1)
+
+
+def latents_only(mean: Tensor, log_variance: Tensor | None = None) -> Evidence:
+    """Evidence of training rows with these posteriors, in float32 as models have them."""
+    mean, log_variance = mean.float(), None if log_variance is None else log_variance.float()
+    kind = Autoencoder if log_variance is None else VAE
+    model = kind(Fixed(mean, log_variance), Raw(torch.zeros(1)), Bernoulli(), mean.shape[1])
+    return Evidence(model, encoded(torch.zeros(len(mean), 1)), torch.zeros(1, mean.shape[1]))
+
+
+def fit_maha(mean: Tensor, log_variance: Tensor | None = None) -> LatentMaha:
+    def batches() -> Iterator[Evidence]:
+        for part in torch.arange(len(mean)).split(100):
+            yield latents_only(mean[part], None if log_variance is None else log_variance[part])
+
+    score = LatentMaha()
+    score.fit(batches)
+    return score
+
+
+@pytest.mark.parametrize("draws", [1, 8])
+def test_bounds_equal_the_marginal_given_the_exact_posterior(draws: int) -> None:
+    exact = -log_marginal(ROWS.x, ROWS.observed)
+    torch.testing.assert_close(IwNll()(evidence(linear_gaussian(), draws)), exact)
+    many = NegElbo()(evidence(linear_gaussian(), 20_000))
+    torch.testing.assert_close(many, exact, rtol=0, atol=0.15)
+
+
+def test_neg_elbo_is_kl_minus_the_mean_log_likelihood() -> None:
+    model, found = linear_gaussian(0.2, 1.2), evidence(linear_gaussian(0.2, 1.2), 5)
+    q = model.encode(ROWS.x, ROWS.observed)
+    assert q.log_variance is not None
+    distribution = Normal(q.mean, (q.log_variance / 2).exp())
+    kl = kl_divergence(distribution, Normal(torch.zeros_like(q.mean), 1.0)).sum(dim=-1)
+    z = q.mean + distribution.stddev * normal(5, L)[:, None]
+    density = torch.where(ROWS.observed, Normal(model.decode(z), 0.6).log_prob(ROWS.x), 0.0).sum(dim=-1)
+    torch.testing.assert_close(Rate()(found), kl)
+    torch.testing.assert_close(NegElbo()(found), kl - density.mean(dim=0))
+
+
+def test_iw_nll_of_one_draw_is_the_one_sample_bound() -> None:
+    model = linear_gaussian(0.2, 1.2)
+    noise = normal(1, L)
+    q = model.encode(ROWS.x, ROWS.observed)
+    assert q.log_variance is not None
+    distribution = Normal(q.mean, (q.log_variance / 2).exp())
+    z = q.mean + distribution.stddev * noise
+    ratio = (distribution.log_prob(z) - Normal(0, 1).log_prob(z)).sum(dim=-1)
+    expected = ratio - observed_log_prob(model.likelihood, model.decode(z), ROWS.x, ROWS.observed)
+    torch.testing.assert_close(IwNll()(Evidence(model, ROWS, noise)), expected)
+
+
+def test_the_expected_iw_nll_falls_with_the_draws() -> None:
+    model = linear_gaussian(0.3, 1.3)
+    row = Encoded(ROWS.x[-1:], ROWS.observed[-1:], ROWS.clipped[-1:])
+    means = []
+    for draws in (1, 4, 16):
+        scores = [IwNll()(evidence(model, draws, row, seed)).item() for seed in range(600)]
+        means.append(sum(scores) / len(scores))
+    exact = -log_marginal(row.x, row.observed).item()
+    assert means[0] > means[1] + 0.2 > means[2] + 0.3 > exact + 0.3
+
+
+PERFECT = {
+    "gaussian": (Gaussian(scale=0.5), torch.tensor([0.3, -2.0, 5.0]), torch.tensor([0.3, -2.0, 5.0])),
+    "laplace": (Laplace(scale=0.5), torch.tensor([0.3, -2.0, 5.0]), torch.tensor([0.3, -2.0, 5.0])),
+    "bernoulli": (Bernoulli(), torch.logit(torch.tensor([0.3, 0.5, 0.9])), torch.tensor([0.3, 0.5, 0.9])),
+    "binary": (Bernoulli(), torch.tensor([200.0, -200.0, 200.0]), torch.tensor([1.0, 0.0, 1.0])),
+    "continuous-bernoulli": (
+        ContinuousBernoulli(),
+        torch.tensor([0.0, 20.0, -20.0]),
+        torch.tensor([0.5, 1.0, 0.0]),
+    ),
+}
+
+
+def recon_of(likelihood: Likelihood, raw: Tensor, rows: Encoded) -> tuple[Tensor, Tensor]:
+    model = VAE(Fixed(torch.zeros(len(rows.x), 1), torch.zeros(len(rows.x), 1)), Raw(raw), likelihood, 1)
+    found = Evidence(model, rows, torch.zeros(1, 1))
+    return Recon()(found), found.contributions
+
+
+@pytest.mark.parametrize(("likelihood", "raw", "x"), PERFECT.values(), ids=PERFECT.keys())
+def test_recon_is_zero_when_perfect_and_positive_otherwise(
+    likelihood: Likelihood, raw: Tensor, x: Tensor
+) -> None:
+    perfect, _ = recon_of(likelihood, raw, encoded(x[None]))
+    assert perfect.item() == pytest.approx(0, abs=2e-6)
+    for place in range(3):
+        wrong = raw.clone()
+        wrong[place] = torch.where(wrong[place] > 0, wrong[place] - 0.3, wrong[place] + 0.3)
+        wrong = wrong.clamp(-20, 20)
+        score, contributions = recon_of(likelihood, wrong, encoded(x[None]))
+        assert contributions.min() >= 0
+        assert score.item() > 1e-9
+
+
+def test_a_binary_reconstruction_is_perfect_in_the_limit_alone() -> None:
+    one = encoded(torch.ones(1, 1))
+    for logit in (2.0, 5.0, 9.0):
+        score, _ = recon_of(Bernoulli(), torch.tensor([logit]), one)
+        assert score.item() == pytest.approx(math.log1p(math.exp(-logit)), rel=1e-2)
+
+
+def test_contributions_sum_to_recon_and_scale_with_what_is_observed() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0]]).expand(4, 4)
+    observed = torch.tensor([[True] * 4, [True, False, True, True], [False, False, True, False], [False] * 4])
+    score, contributions = recon_of(Gaussian(scale=1.0), torch.zeros(4), encoded(x, observed))
+    # Half squares .5, 2, 4.5, 8, times 4 / number observed.
+    expected = torch.tensor([[0.5, 2, 4.5, 8], [2 / 3, 0, 6, 32 / 3], [0, 0, 18, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(contributions, expected)
+    torch.testing.assert_close(score, expected.sum(dim=1))
+
+
+def test_latent_maha_and_posterior_spread_fill_the_latent_size() -> None:
+    latent, rows = 6, 400
+    mean = normal(rows, latent) @ normal(latent, latent, seed=1) + 3.0
+    log_variance = normal(rows, latent, seed=2) - 1.0
+    score = fit_maha(mean, log_variance)
+    centred = mean - mean.mean(dim=0)
+    spread = log_variance.exp().mean(dim=0)
+    dense = centred.T @ centred / rows + torch.diag(spread)
+    ridge = RIDGE * dense.diagonal().mean() * torch.eye(latent)
+    inverse = torch.linalg.inv(dense + ridge)
+    got = score(latents_only(mean, log_variance))
+    expected = ((centred @ inverse) * centred).sum(dim=1)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+    # The identity of SCIENCE, section 2, divisor n; the ridge takes its own small share.
+    assert got.mean() + (inverse * torch.diag(spread)).sum() == pytest.approx(latent, rel=3e-3)
+    assert got.mean() + (inverse * (torch.diag(spread) + ridge)).sum() == pytest.approx(latent, rel=1e-5)
+    divisor = rows / (rows - 1)
+    assert got.mean() * divisor + (inverse * torch.diag(spread)).sum() != pytest.approx(latent, rel=1e-3)
+
+
+def test_latent_maha_of_collapsed_units_stays_finite() -> None:
+    mean = normal(200, 4)
+    mean[:, 2] = 0.5
+    score = fit_maha(mean)
+    whole = score(latents_only(mean))
+    without = fit_maha(mean[:, [0, 1, 3]])(latents_only(mean[:, [0, 1, 3]]))
+    torch.testing.assert_close(whole, without, rtol=1e-3, atol=1e-4)
+    off = mean[:1].clone()
+    off[:, 2] += 1.0
+    assert score(latents_only(off)).item() > 1000
+    assert fit_maha(torch.ones(50, 3))(latents_only(torch.ones(1, 3))).item() == 0
+
+
+def test_a_code_distance_uses_the_covariance_alone() -> None:
+    mean = normal(300, 3) * torch.tensor([1.0, 10.0, 0.1])
+    got = fit_maha(mean)(latents_only(mean))
+    centred = mean - mean.mean(dim=0)
+    inverse = torch.linalg.inv(
+        centred.T @ centred / 300 + RIDGE * centred.var(correction=0, dim=0).mean() * torch.eye(3)
+    )
+    torch.testing.assert_close(got.double(), ((centred @ inverse) * centred).sum(dim=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_long_codes_keep_leading_directions_and_one_variance_for_the_rest(variational: bool) -> None:
+    latent, rows = FULL_COVARIANCE + 40, 700
+    turn = torch.linalg.qr(normal(latent, latent, seed=1))[0]
+    mean = normal(rows, latent) * 0.94 ** torch.arange(latent) @ turn
+    log_variance = torch.full((rows, latent), math.log(0.3), dtype=torch.float64) if variational else None
+    got = fit_maha(mean, log_variance)(latents_only(mean, log_variance))
+    centred = mean - mean.mean(dim=0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / rows)
+    noise = 0.3 if variational else 0.0
+    others = values[:-LEADING_DIRECTIONS].mean().expand(latent - LEADING_DIRECTIONS)
+    floor = noise + RIDGE * (values.mean() + noise)
+    spectrum = torch.cat([others, values[-LEADING_DIRECTIONS:]]) + floor
+    expected = ((centred @ vectors) ** 2 / spectrum).sum(dim=1)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=0)
+    if variational:
+        assert got.mean() + noise * (1 / spectrum).sum() == pytest.approx(latent, rel=2e-3)
+
+
+def test_fewer_rows_than_directions_span_all_there_is() -> None:
+    mean = normal(30, FULL_COVARIANCE + 10)
+    score = fit_maha(mean)
+    got = score(latents_only(mean))
+    # Each training row lies in the span, at distance n - 1 in all: the mean over n rows of n - 1 axes.
+    assert got.mean().item() == pytest.approx(29, rel=0.01)
+    assert score(latents_only(mean + normal(*mean.shape, seed=1))).min() > 1e4
+
+
+def test_fitting_depends_on_no_global_generator() -> None:
+    mean = normal(200, FULL_COVARIANCE + 1)
+    before = torch.get_rng_state()
+    first = fit_maha(mean)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    again = fit_maha(mean)
+    assert torch.equal(first.directions, again.directions)
+    assert torch.equal(first.precisions, again.precisions)
+
+
+@EVERY_SCORE
+def test_scores_are_rows_own_floats(name: str) -> None:
+    config = ModelConfig(hidden=(6,), latent_size=2, scale="element")
+    model = make_model((D,), config, torch.Generator().manual_seed(0)).eval()
+    score = SCORES[name]()
+    x = ROWS.x.float()
+    rows = encoded(x, ALL_MASKS)
+    noise = noise_bank(4, 2)
+    score.fit(lambda: iter([Evidence(model, rows, noise)]))
+    with torch.no_grad():
+        whole = score(Evidence(model, rows, noise))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        shuffled = score(Evidence(model, encoded(x[order], ALL_MASKS[order]), noise))
+        alone = torch.cat(
+            [score(Evidence(model, encoded(x[i : i + 1], ALL_MASKS[i : i + 1]), noise)) for i in range(32)]
+        )
+    assert whole.shape == (32,)
+    assert whole.dtype == torch.float32
+    assert whole.isfinite().all()
+    torch.testing.assert_close(shuffled, whole[order])
+    torch.testing.assert_close(alone, whole)
+
+
+@EVERY_SCORE
+def test_larger_is_more_anomalous(name: str) -> None:
+    model = linear_gaussian(stretch=1.1)
+    ordinary, far = encoded(normal(300, D).float()), encoded(torch.full((1, D), 30.0))
+    score = SCORES[name]()
+    score.fit(lambda: iter([evidence(model, rows=ordinary)]))
+    assert score(evidence(model, rows=far)).item() > score(evidence(model, rows=ordinary)).max()
+
+
+def test_the_noise_bank_is_standard_normal() -> None:
+    bank = noise_bank(1024, 16).double()
+    assert bank.shape == (1024, 16)
+    # Far below the standard error of independent draws, .03.
+    assert bank.mean(dim=0).abs().max() < 2e-3
+    torch.testing.assert_close(bank.var(dim=0), torch.ones(16, dtype=torch.float64), rtol=0, atol=0.02)
+    torch.testing.assert_close((bank**4).mean(dim=0), torch.full((16,), 3.0).double(), rtol=0, atol=0.3)
+    correlation = torch.corrcoef(bank.T) - torch.eye(16)
+    assert correlation.abs().max() < 0.1
+    # Kolmogorov's distance of 1,024 even points.
+    cdf = torch.special.ndtr(bank.sort(dim=0).values)
+    assert (cdf - torch.linspace(0, 1, 1024)[:, None]).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("latent", [1, 50, 21_300])
+def test_the_noise_bank_is_its_seed(latent: int) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (noise_bank(3, latent, seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (3, latent)
+    assert first.isfinite().all()
+
+
+def test_the_default_scores_are_among_those_a_model_can_have() -> None:
+    for variational in (True, False):
+        names = default_scores(variational)
+        assert names[0] == default_score(variational)
+        check_scores(names, variational)
+    assert default_scores(True) == ("neg_elbo", "recon", "latent_maha")
+    assert default_scores(False) == ("recon", "latent_maha")
+
+
+def test_scores_a_model_cannot_have_are_refused() -> None:
+    message = "unknown score 'elbo'; choose among neg_elbo, iw_nll, recon, rate, latent_maha"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_scores(("recon", "elbo"), True)
+    for name in ("neg_elbo", "iw_nll", "rate"):
+        message = (
+            f"an autoencoder has no {name}: it has no distribution over z; "
+            "use recon or latent_maha, or train a VAE"
+        )
+        with pytest.raises(UnsupportedError, match=f"^{re.escape(message)}$"):
+            check_scores(("recon", name), False)
+
+
+def test_an_autoencoder_gives_the_scores_it_can() -> None:
+    config = ModelConfig(kind="autoencoder", hidden=(4,), latent_size=2)
+    model = make_model((D,), config, torch.Generator().manual_seed(0))
+    found = Evidence(model, encoded(ROWS.x.float(), ALL_MASKS), torch.zeros(1, 1))
+    score = LatentMaha()
+    score.fit(lambda: iter([found]))
+    assert score(found).shape == Recon()(found).shape == (32,)

@@ -1,0 +1,388 @@
+"""Training is its seed, survives a crash bit by bit, and knows when to stop."""
+
+import math
+import random
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vae_anomaly import training
+from vae_anomaly.checkpoints import read_checkpoint
+from vae_anomaly.encoding import Encoding, ImageEncoding, TableEncoding
+from vae_anomaly.exceptions import DivergedError
+from vae_anomaly.networks import ModelConfig
+from vae_anomaly.objectives import Losses, ObjectiveConfig, losses
+from vae_anomaly.schema import ImageSchema, Samples
+from vae_anomaly.training import Data, Epoch, Trainer, TrainingConfig
+from vae_anomaly.vae import Autoencoder, make_model
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(hidden=(8,), latent_size=2, batch_norm=True, scale="element")
+CONFIG = TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-2, precision="float32")
+# A table in which some cells are missing, a warm-up, masks: everything a resumed run must get right.
+OBJECTIVE = ObjectiveConfig(draws=2, warmup_epochs=4.0)
+CLOCKS = ("seconds", "samples_per_second")
+
+
+def table(rows: int = 50, seed: int = 0) -> Samples:
+    """Four columns of two factors, a tenth of the cells missing."""
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(rows, 2)) @ np.array([[1.0, 0.8, 0.1, -1.0], [0.0, 0.6, 1.0, 0.5]])
+    values = factors + 0.1 * rng.normal(size=(rows, 4))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    return Samples(values, ~np.isnan(values))
+
+
+TRAIN, VALIDATION = table(), table(20, seed=1)
+
+
+def trainer(config: TrainingConfig = CONFIG, seed: int = 0, init: int = 0, **settings: Any) -> Trainer:
+    model = make_model((4,), settings.pop("model", MODEL), torch.Generator().manual_seed(init))
+    encoding: Encoding = TableEncoding(torch.zeros(4), torch.ones(4))
+    objective = settings.pop("objective", OBJECTIVE)
+    return Trainer(model, encoding, objective, config, seed, "cpu", **settings)
+
+
+def weights(model: Autoencoder) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def figures(history: list[Epoch]) -> list[Epoch]:
+    """Without the clock's."""
+    return [{name: value for name, value in epoch.items() if name not in CLOCKS} for epoch in history]
+
+
+MASKED = replace(CONFIG, random_mask=0.7, clip_norm=1.0)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    runs = [trainer(MASKED) for _ in range(2)]
+    histories = [run.fit(TRAIN, VALIDATION) for run in runs]
+    assert same(weights(runs[0].model), weights(runs[1].model))
+    assert figures(histories[0]) == figures(histories[1])
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"init": 1}], ids=str)
+def test_another_seed_gives_other_weights(changed: dict[str, int]) -> None:
+    first, other = trainer(MASKED), trainer(MASKED, **changed)
+    for run in (first, other):
+        run.fit(TRAIN, VALIDATION)
+    assert not same(weights(first.model), weights(other.model))
+
+
+def test_no_global_generator_is_touched_or_asked() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+    first = trainer(MASKED)
+    first.fit(TRAIN, VALIDATION)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
+    assert random.getstate() == before[2]
+    torch.rand(7)
+    again = trainer(MASKED)
+    again.fit(TRAIN, VALIDATION)
+    assert same(weights(first.model), weights(again.model))
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("done", [1, 3, 5])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, done: int, optimizer: Any
+) -> None:
+    config = replace(MASKED, optimizer=optimizer)
+    whole = trainer(config)
+    expected = whole.fit(TRAIN, VALIDATION)
+
+    def crash(epoch: Epoch) -> None:
+        if epoch["epoch"] == done + 1:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        trainer(config, checkpoints=tmp_path, callbacks=[crash]).fit(TRAIN, VALIDATION)
+    seen: list[Epoch] = []
+    resumed = trainer(config, init=5, checkpoints=tmp_path, callbacks=[seen.append])
+    history = resumed.fit(TRAIN, VALIDATION, resume=True)
+    assert [epoch["epoch"] for epoch in seen] == list(range(done + 1, 7))
+    assert same(weights(resumed.model), weights(whole.model))
+    assert figures(history) == figures(expected)
+
+
+def test_a_finished_run_resumes_to_its_result(tmp_path: Path) -> None:
+    first = trainer(MASKED, checkpoints=tmp_path)
+    history = first.fit(TRAIN, VALIDATION)
+    again = trainer(MASKED, init=3, checkpoints=tmp_path)
+    assert again.fit(TRAIN, VALIDATION, resume=True) == history
+    assert same(weights(again.model), weights(first.model))
+
+
+def test_without_resume_a_run_starts_afresh(tmp_path: Path) -> None:
+    trainer(MASKED, seed=3, checkpoints=tmp_path).fit(TRAIN, VALIDATION)
+    fresh, plain = trainer(MASKED, checkpoints=tmp_path), trainer(MASKED)
+    fresh.fit(TRAIN, VALIDATION)
+    plain.fit(TRAIN, VALIDATION)
+    assert same(weights(fresh.model), weights(plain.model))
+    # With nothing there, resume is a start.
+    empty = trainer(MASKED, checkpoints=tmp_path / "empty")
+    empty.fit(TRAIN, VALIDATION, resume=True)
+    assert same(weights(empty.model), weights(plain.model))
+
+
+@dataclass
+class Scripted(Trainer):
+    """Validation bounds from a list."""
+
+    bounds: list[float] = field(default_factory=list)
+
+    def _validate(self, data: Data) -> Epoch:
+        return {"val_loss": self.bounds.pop(0), "active_units": 0.0}
+
+
+def scripted(bounds: list[float], **settings: Any) -> tuple[Scripted, list[dict[str, Tensor]]]:
+    plain = trainer()
+    kept: list[dict[str, Tensor]] = []
+    run = Scripted(
+        plain.model,
+        plain.encoding,
+        config=replace(CONFIG, **settings),
+        device="cpu",
+        callbacks=[lambda _: kept.append(weights(plain.model))],
+        bounds=bounds,
+    )
+    return run, kept
+
+
+@pytest.mark.parametrize(
+    ("bounds", "patience", "epochs", "best"),
+    [
+        ([5.0, 3.0, 4.0, 4.0, 1.0, 1.0], 2, 4, 2),
+        ([5.0, 3.0, 4.0, 2.0, 2.5, 2.0], 2, 6, 4),
+        ([5.0, 3.0, 4.0, 4.0, 4.0, 4.0], 0, 6, 2),
+        ([-1.0, -1.0, -2.0, -1.0, -1.0, -3.0], 3, 6, 6),
+        ([1.0, 2.0], 1, 2, 1),
+    ],
+)
+def test_training_stops_when_validation_does_and_keeps_the_best(
+    bounds: list[float], patience: int, epochs: int, best: int
+) -> None:
+    run, kept = scripted(list(bounds), patience=patience)
+    history = run.fit(TRAIN, VALIDATION)
+    assert [epoch["val_loss"] for epoch in history] == bounds[:epochs]
+    assert same(weights(run.model), kept[best - 1])
+    assert best == epochs or not same(kept[best - 1], kept[-1])
+    assert not run.model.training
+
+
+@pytest.mark.parametrize(("bound", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (601.0, "601")])
+def test_a_lost_validation_bound_stops_with_the_best_weights(bound: float, shown: str) -> None:
+    run, kept = scripted([5.0, 3.0, 4.0, bound])
+    message = (
+        f"the loss is {shown} after epoch 4; the checkpoint of epoch 2 is kept; lower learning_rate "
+        "(now 0.01) or clip_norm (now 100)"
+    )
+    with pytest.raises(DivergedError, match=f"^{re.escape(message)}$"):
+        run.fit(TRAIN, VALIDATION)
+    assert same(weights(run.model), kept[1])
+
+
+def test_a_bound_may_grow_a_hundredfold() -> None:
+    run, _ = scripted([5.0, 599.0, 4.0, 3.0, 2.0, 1.0])
+    assert len(run.fit(TRAIN, VALIDATION)) == 6
+
+
+def test_a_nan_training_loss_keeps_the_last_good_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = iter(range(10_000))
+    # An epoch is 4 training batches (the last 2 rows too: 50 = 3 x 16 + 2) and 1 of validation.
+    lost = 2 * 5 + 2
+
+    def breaking(*args: Any) -> Losses:
+        part = losses(*args)
+        return part._replace(loss=part.loss * math.nan) if next(calls) == lost else part
+
+    monkeypatch.setattr(training, "losses", breaking)
+    kept: list[dict[str, Tensor]] = []
+    run = trainer(checkpoints=tmp_path)
+    run.callbacks = [lambda _: kept.append(weights(run.model))]
+    with pytest.raises(
+        DivergedError, match=r"^the loss is nan after epoch 3; the checkpoint of epoch \d is kept"
+    ):
+        run.fit(TRAIN, VALIDATION)
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found.epoch == 2
+    assert same(weights(run.model), kept[found.best_epoch - 1])
+    assert same(found.best, kept[found.best_epoch - 1])
+    assert not run.model.training
+
+
+def test_a_learning_rate_that_explodes_is_told_of() -> None:
+    config = replace(CONFIG, learning_rate=1e30, schedule="constant", clip_norm=0.0)
+    run = trainer(config)
+    before = weights(run.model)
+    with pytest.raises(DivergedError, match=r"no epoch was good; lower learning_rate \(now 1e\+30\)"):
+        run.fit(TRAIN, VALIDATION)
+    assert same(weights(run.model), before)
+
+
+def test_training_learns() -> None:
+    history = trainer(replace(CONFIG, epochs=40), model=replace(MODEL, batch_norm=False)).fit(
+        TRAIN, VALIDATION
+    )
+    assert history[-1]["val_loss"] < history[0]["val_loss"] - 0.7
+    assert history[-1]["active_units"] >= 1
+
+
+def test_a_linear_model_reaches_the_best_likelihood_there_is() -> None:
+    """Probabilistic PCA (Tipping & Bishop, 1999): its maximum is known, and the ELBO is tight there."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 1)) @ np.array([[1.5, -1.0, 0.5]]) + 0.5 * rng.normal(size=(400, 3))
+    values -= values.mean(axis=0)
+    spectrum = np.linalg.eigvalsh(np.cov(values.T, bias=True))[::-1]
+    noise = spectrum[1:].mean()
+    best = 0.5 * (3 * math.log(2 * math.pi) + math.log(spectrum[0]) + 2 * math.log(noise) + 3)
+    model = make_model((3,), ModelConfig(hidden=(), latent_size=1), torch.Generator().manual_seed(0))
+    samples = Samples(values, np.ones_like(values, dtype=np.bool_))
+    run = Trainer(
+        model,
+        TableEncoding(torch.zeros(3), torch.ones(3)),
+        ObjectiveConfig(draws=8),
+        TrainingConfig(epochs=60, batch_size=50, learning_rate=3e-2, weight_decay=0.0, precision="float32"),
+        device="cpu",
+    )
+    history = run.fit(samples, samples)
+    # Never above the maximum but by the noise of 8 draws for each of 400 rows.
+    assert min(epoch["val_loss"] for epoch in history) == pytest.approx(best, abs=0.03)
+    scale = run.model.likelihood.variance(torch.zeros(1, 3)).mean().item()
+    assert scale == pytest.approx(noise, rel=0.1)
+
+
+def test_an_autoencoder_learns_through_the_same_code() -> None:
+    model = replace(MODEL, kind="autoencoder", scale="learned")
+    history = trainer(replace(CONFIG, epochs=20), model=model).fit(TRAIN, VALIDATION)
+    assert history[-1]["val_loss"] < history[0]["val_loss"] - 1.0
+    assert all(epoch["kl"] == 0 and epoch["loss"] == epoch["reconstruction"] for epoch in history)
+
+
+def test_figures_are_means_over_rows() -> None:
+    """One step per epoch at a vanishing rate: the figures are those of the first weights."""
+    config = replace(CONFIG, epochs=1, batch_size=50, learning_rate=1e-12)
+    plain = replace(MODEL, batch_norm=False)
+    run = trainer(config, model=plain, objective=ObjectiveConfig(draws=500, beta=0.5))
+    before = make_model((4,), plain, torch.Generator().manual_seed(0))
+    (figure,) = run.fit(TRAIN, VALIDATION)
+    generator = torch.Generator().manual_seed(7)
+    for samples, name in ((TRAIN, "loss"), (VALIDATION, "val_loss")):
+        encoded = run.encoding(*Data.of(samples, CPU).batch(slice(None)))
+        noise = torch.randn(500, len(samples.values), 2, generator=generator)
+        expected = losses(before, encoded.x, encoded.observed, noise, run.objective, 0.5)
+        assert figure[name] == pytest.approx(expected.loss.item(), rel=0.02)
+        if name == "loss":
+            assert figure["kl"] == pytest.approx(expected.kl.item(), rel=1e-4)
+            assert figure["reconstruction"] == pytest.approx(expected.reconstruction.item(), rel=0.02)
+    assert figure["epoch"] == 1
+    assert figure["learning_rate"] > 0
+    assert figure["samples_per_second"] == pytest.approx(50 / figure["seconds"])
+
+
+def test_validation_uses_the_same_noise_every_epoch() -> None:
+    history = trainer(
+        replace(CONFIG, learning_rate=1e-30, schedule="constant"), model=replace(MODEL, batch_norm=False)
+    ).fit(TRAIN, VALIDATION)
+    assert len({epoch["val_loss"] for epoch in history}) == 1
+    assert len({epoch["loss"] for epoch in history}) == 6
+
+
+def test_a_last_batch_of_one_row_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counting(model: Autoencoder, x: Tensor, *rest: Any) -> Losses:
+        sizes.append(len(x))
+        return losses(model, x, *rest)
+
+    monkeypatch.setattr(training, "losses", counting)
+    config = replace(CONFIG, epochs=1)
+    trainer(config).fit(table(33), VALIDATION)
+    assert sizes == [16, 16, 20]
+
+
+def test_training_masks_add_to_the_gaps_and_hide_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spying(model: Autoencoder, x: Tensor, observed: Tensor, *rest: Any) -> Losses:
+        seen.append((x, observed))
+        return losses(model, x, observed, *rest)
+
+    monkeypatch.setattr(training, "losses", spying)
+    samples = table(400)
+    trainer(replace(CONFIG, epochs=1, batch_size=400, random_mask=1.0)).fit(samples, samples)
+    (x, observed), (whole, present) = seen
+    assert (x[~observed] == 0).all()
+    assert (x[observed] != 0).all()
+    # The rows come shuffled; nine in ten cells are there, the masks leave half of them.
+    assert observed.float().mean().item() == pytest.approx(0.45, abs=0.06)
+    assert torch.equal(present, torch.from_numpy(samples.observed))
+    known = {tuple(row.tolist()) for row in whole}
+    unmasked = observed.sum(dim=1) == 4
+    assert {tuple(row.tolist()) for row in x[unmasked]} <= known
+
+
+def test_the_clock_stops_training_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    # Three looks at the clock per epoch: 1, 4, 7 and 10 s are within the limit, 13 s is not.
+    assert len(trainer(replace(CONFIG, max_seconds=10.0)).fit(TRAIN, VALIDATION)) == 4
+
+
+def test_the_shortest_limit_still_trains_one_epoch() -> None:
+    assert len(trainer(replace(CONFIG, max_seconds=1e-9)).fit(TRAIN, VALIDATION)) == 1
+
+
+def test_bytes_stay_bytes_on_the_device() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    samples = Samples(images, np.ones_like(images, dtype=np.bool_))
+    data = Data.of(samples, CPU)
+    assert data.values.dtype == torch.uint8
+    assert data.observed is None
+    x, observed = data.batch(torch.tensor([3, 1]))
+    assert torch.equal(x, torch.from_numpy(images[[3, 1]]))
+    assert observed.dtype == torch.bool
+    assert observed.all()
+    model = make_model((1, 8, 8), replace(MODEL, likelihood="bernoulli"), torch.Generator().manual_seed(0))
+    encoding = ImageEncoding(ImageSchema(1, 8, 8))
+    config = replace(CONFIG, random_mask=1.0, epochs=10)
+    history = Trainer(model, encoding, config=config, device="cpu").fit(samples, samples)
+    assert history[-1]["val_loss"] < history[0]["val_loss"]
+    assert (samples.values == images).all()
+
+
+def test_gaps_go_along_with_their_rows() -> None:
+    data = Data.of(TRAIN, CPU)
+    x, observed = data.batch(torch.tensor([5, 2, 7]))
+    assert x.dtype == torch.float64
+    assert torch.equal(observed, torch.from_numpy(TRAIN.observed[[5, 2, 7]]))
+    assert torch.equal(torch.isnan(x), ~observed)
+    assert len(data) == 50
+
+
+def test_bfloat16_is_for_training_alone() -> None:
+    exact, rounded = trainer(), trainer(replace(CONFIG, precision="bfloat16"))
+    first, second = exact.fit(TRAIN, VALIDATION), rounded.fit(TRAIN, VALIDATION)
+    assert not same(weights(exact.model), weights(rounded.model))
+    assert second[-1]["val_loss"] == pytest.approx(first[-1]["val_loss"], abs=0.5)
+    assert not rounded.model.mixed_precision
+    assert all(value.dtype != torch.bfloat16 for value in weights(rounded.model).values())
