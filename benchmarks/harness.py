@@ -63,11 +63,14 @@ class Stopwatch:
 def parser(description: str | None, *, data: bool = True) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     made = argparse.ArgumentParser(
-        description=(description or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(description or "").splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     if data:
         made.add_argument("--data-root", type=Path, required=True, help="folder of the real data sets")
-    made.add_argument("--quick", action="store_true", help="tiny limits: whether it runs, not what it measures")
+    made.add_argument(
+        "--quick", action="store_true", help="tiny limits: whether it runs, not what it measures"
+    )
     made.add_argument("--results", type=Path, help="folder to write to in place of benchmarks/results")
     return made
 
@@ -94,7 +97,7 @@ def write(name: str, payload: Mapping[str, Mapping[str, Any]], options: argparse
     kept |= {section: {**values, "measured": context} for section, values in payload.items()}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(rounded(kept), indent=1, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
     print(f"written: {path}")
     return path
 
@@ -157,7 +160,10 @@ def _processor() -> str:
 def _gpus() -> list[str]:
     try:
         found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []

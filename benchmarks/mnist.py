@@ -28,9 +28,7 @@ from vae_anomaly.vae import Autoencoder, make_model
 
 Array = npt.NDArray[np.uint8]
 CONTENDERS = ("notebook", "recipe", "schedule")
-NETWORK = ModelConfig(
-    network="mlp", hidden=(400,), latent_size=20, likelihood="bernoulli", mask_input=False
-)
+NETWORK = ModelConfig(network="mlp", hidden=(400,), latent_size=20, likelihood="bernoulli", mask_input=False)
 RECIPE = TrainingConfig(
     epochs=5, batch_size=128, learning_rate=1e-3, schedule="constant", optimizer="adam", clip_norm=0.0
 )
@@ -49,7 +47,15 @@ def schedule(options: argparse.Namespace, rows: int) -> TrainingConfig:
     recommended = recommended_training(infer_schema(np.zeros((1, 1, 28, 28), np.uint8)), rows)
     given = {
         name: value
-        for name in ("batch_size", "learning_rate", "epochs", "rise", "clip_norm", "weight_decay", "precision")
+        for name in (
+            "batch_size",
+            "learning_rate",
+            "epochs",
+            "rise",
+            "clip_norm",
+            "weight_decay",
+            "precision",
+        )
         if (value := getattr(options, name)) is not None
     }
     return replace(recommended, random_mask=0.0, **given)

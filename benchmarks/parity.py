@@ -48,7 +48,10 @@ def parity(data_root: Path, rows: int, names: tuple[str, ...] = ()) -> dict[str,
         reach = stretch_logits(trained)
         again = worst(reassembled(trained))
         found[name] = {"plain": plain, "stretched": again, "largest_logit": reach}
-        print(f"{name}: {plain['largest']:.3g} of the tolerance, {again['largest']:.3g} with logits to {reach:.0f}")
+        print(
+            f"{name}: {plain['largest']:.3g} of the tolerance, "
+            f"{again['largest']:.3g} with logits to {reach:.0f}"
+        )
     return found
 
 
@@ -116,7 +119,8 @@ def worst(fitted: Fitted) -> dict[str, Any]:
     """Largest difference per ``graph/output`` and in all, in units of its tolerance."""
     feeds, torch_side = parity_feeds(fitted), TorchBackend(fitted.graphs)
     graphs = {
-        name: to_onnx(entry, name, feeds[name][0]).SerializeToString() for name, entry in fitted.graphs.items()
+        name: to_onnx(entry, name, feeds[name][0]).SerializeToString()
+        for name, entry in fitted.graphs.items()
     }
     backend, found = OnnxBackend(graphs, "cpu", threads=1), dict[str, float]()
     for graph, batches in feeds.items():
@@ -126,4 +130,8 @@ def worst(fitted: Fitted) -> dict[str, Any]:
                 key = f"{graph}/{name}"
                 found[key] = max(distance, found.get(key, 0.0))
     where = max(found, key=lambda key: found[key])
-    return {"largest": min(found[where], 1e30), "in": where, "outputs": {k: min(v, 1e30) for k, v in found.items()}}
+    return {
+        "largest": min(found[where], 1e30),
+        "in": where,
+        "outputs": {k: min(v, 1e30) for k, v in found.items()},
+    }

@@ -128,7 +128,10 @@ def scoring(fitted: Fitted, folder: Path, test: Samples, rounds: int) -> dict[st
             name: comparison(times[name], times["onnxruntime"]) for name in times if name != "onnxruntime"
         },
     }
-    show("rows scored per second", [{"network": fitted.manifest.architecture["network"], **found["rows_per_second"]}])
+    show(
+        "rows scored per second",
+        [{"network": fitted.manifest.architecture["network"], **found["rows_per_second"]}],
+    )
     print(f"times faster than torch: {found['times_faster']['torch']['median']:.2f}")
     return found
 
@@ -188,8 +191,10 @@ def differing(reference: Feeds, other: Feeds) -> int:
     """Rows of which any output has other bits."""
     rows = len(next(iter(reference.values())))
     unequal = np.zeros(rows, dtype=np.bool_)
-    for name, value in reference.items():
-        bits = [np.ascontiguousarray(side[name]).reshape(rows, -1).view(np.uint8) for side in (reference, other)]
+    for name in reference:
+        bits = [
+            np.ascontiguousarray(side[name]).reshape(rows, -1).view(np.uint8) for side in (reference, other)
+        ]
         unequal |= (bits[0] != bits[1]).any(axis=1)
     return int(unequal.sum())
 
@@ -198,7 +203,12 @@ def parity_section(options: argparse.Namespace, names: tuple[str, ...]) -> dict[
     """Parity of every recipe and the largest difference of all."""
     recipes = parity(options.data_root, options.parity_rows, names)
     largest = max(recipe[kind]["largest"] for recipe in recipes.values() for kind in ("plain", "stretched"))
-    return {"rows": options.parity_rows, "recipes": recipes, "largest": largest, "recipes_tried": len(recipes)}
+    return {
+        "rows": options.parity_rows,
+        "recipes": recipes,
+        "largest": largest,
+        "recipes_tried": len(recipes),
+    }
 
 
 def imports(rounds: int) -> dict[str, Any]:
@@ -213,7 +223,10 @@ def imports(rounds: int) -> dict[str, Any]:
     middle = {statement: statistics.median(taken) for statement, taken in times.items()}
     empty = middle.pop("pass")
     found = {"seconds": {key: value - empty for key, value in middle.items()}, "loads_torch": loaded}
-    show("imports", [{"statement": k, "seconds": v, "loads torch": loaded[k]} for k, v in found["seconds"].items()])
+    show(
+        "imports",
+        [{"statement": k, "seconds": v, "loads torch": loaded[k]} for k, v in found["seconds"].items()],
+    )
     return {**found, "interpreter_seconds": empty, "any_loads_torch": any(loaded.values())}
 
 

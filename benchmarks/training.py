@@ -10,7 +10,6 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -75,7 +74,15 @@ def run(contender: str, options: argparse.Namespace, seed: int) -> Any:
     if options.quick:
         arguments += ["--short", 1]
     if contender == "schedule":
-        for name in ("batch_size", "learning_rate", "epochs", "rise", "clip_norm", "weight_decay", "precision"):
+        for name in (
+            "batch_size",
+            "learning_rate",
+            "epochs",
+            "rise",
+            "clip_norm",
+            "weight_decay",
+            "precision",
+        ):
             if (value := getattr(options, name)) is not None:
                 arguments += [f"--{name.replace('_', '-')}", value]
     return worker("benchmarks.mnist", contender, *arguments)
@@ -140,7 +147,10 @@ def print_losses(recipe: dict[str, Any], reached: dict[str, Any]) -> None:
     show(
         "mnist-mlp beside the notebook's loop",
         [
-            {"side": side, **{key: recipe[side][key]["mean"] for key in ("train_loss", "test_loss", "seconds")}}
+            {
+                "side": side,
+                **{key: recipe[side][key]["mean"] for key in ("train_loss", "test_loss", "seconds")},
+            }
             for side in ("notebook", "ours")
         ],
     )
