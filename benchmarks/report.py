@@ -20,8 +20,8 @@ MISSING = "not measured"
 HEAD = """# Benchmarks
 
 Every figure here is quoted from `benchmarks/results/*.json`, which the commands named write;
-`python -m benchmarks.report` makes this page from them. The machines are shared and noisy: compare ratios within a
-run, not seconds between runs.
+`python -m benchmarks.report` makes this page from them. The machines are shared and noisy: compare ratios
+within a run, not seconds between runs.
 """
 
 
@@ -91,10 +91,10 @@ def recipes(results: Results) -> Iterator[str]:
 
 IMPUTATION = ("imputation_nrmse", "mean_fill_nrmse", "neighbours_nrmse")
 RECIPE_NOTE = (
-    "Losses are nats per row, those of different likelihoods do not compare. AUROC is on labelled anomalies in the "
-    "test rows where a run has them. NRMSE: 30 % of the cells of normal test rows hidden at random, error in units of "
-    "the pixel range or of the column's standard deviation, beside mean fill and `KNNImputer`. Command: "
-    "`python -m benchmarks.recipes --data-root DATA --work WORK`.\n"
+    "Losses are nats per row, those of different likelihoods do not compare. AUROC is on labelled anomalies "
+    "in the test rows where a run has them. NRMSE: 30 % of the cells of normal test rows hidden at random, "
+    "error in units of the pixel range or of the column's standard deviation, beside mean fill and "
+    "`KNNImputer`. Command: `python -m benchmarks.recipes --data-root DATA --work WORK`.\n"
 )
 
 
