@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.config import recipe_names
 from pipelines.data import load
@@ -80,7 +80,7 @@ def all_scores(variational: bool) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def stretch_logits(trained: Trained) -> float:
+def stretch_logits(trained: Trained) -> None:
     """Scale the decoder's last layer until its raw outputs reach +-200 on calibration rows."""
     fitted, samples = trained.fit.fitted, trained.parts.calibration
     model = fitted.model
@@ -88,15 +88,11 @@ def stretch_logits(trained: Trained) -> float:
         torch.from_numpy(samples.values), torch.from_numpy(samples.observed)
     )
     last = [layer for layer in model.decoder.modules() if isinstance(layer, LAYERS)][-1]
-
-    def reach() -> float:
-        return float(model.decode(model.encode(encoded.x, encoded.observed).mean).abs().max())
-
-    factor = LOGITS / reach()
+    raw = model.decode(model.encode(encoded.x, encoded.observed).mean)
+    factor = LOGITS / raw.abs().max()
     for tensor in (last.weight, last.bias):
         if tensor is not None:
             tensor *= factor
-    return reach()
 
 
 def reassembled(trained: Trained) -> Fitted:

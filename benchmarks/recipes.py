@@ -1,11 +1,12 @@
-"""Every recipe once on real data: parameters, losses, seconds, and what its bundle does on test rows.
+"""Every recipe once on real data: parameters, epochs, time, losses, AUROC where there are labels.
 
-``python -m benchmarks.recipes --data-root DIR --work DIR`` keeps finished runs below the work folder and
-goes on from there when it is started again.
+``python -m benchmarks.recipes --data-root DIR --work WORK`` keeps each run below WORK; started again it
+goes on where it was, and leaves out recipes whose figures are recorded already (``--again`` does not).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,109 +15,140 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import parser, show, write
-
-QUICK = ("--set", "training.epochs=1", "--set", "data.limit=400")
+from benchmarks.harness import RESULTS, parser, show, write
+from pipelines.config import recipe_names
 
 
 @dataclass(frozen=True)
-class Run:
+class Job:
     """A recipe on data.
 
     Attributes
     ----------
     recipe : str
     data : str, optional
-        Below the data root, in place of the recipe's own source.
-    options : tuple of str
-        Further options of ``vae-anomaly train``.
+        Below the data root; recipes without data of their own need it.
+    novel : str, optional
+        Label of the anomalies; they are kept out of training and give an AUROC.
+    settings : tuple of str
+        ``section.key=value`` each.
     """
 
     recipe: str
     data: str | None = None
-    options: tuple[str, ...] = ()
-
-    def command(self, data_root: Path) -> list[str]:
-        """Arguments of ``vae-anomaly train``."""
-        source = ("--data", str(data_root / self.data)) if self.data else ()
-        return [self.recipe, "--data-root", str(data_root), *source, *self.options]
+    novel: str | None = None
+    settings: tuple[str, ...] = ()
 
 
-COLOUR = "cifar10/test"
-TABLE = ("--label", "y", "--novel", "1")
-RUNS = {
-    "mnist-mlp": Run("mnist-mlp"),
-    "mnist-mse, latent 20": Run("mnist-mse"),
-    "mnist-mse, latent 2": Run("mnist-mse", options=("--set", "model.latent_size=2")),
-    "default-image, MNIST": Run("default-image"),
-    "digits, 8 novel": Run("digits", options=("--novel", "8")),
-    "table, cardio": Run("table", "adbench/cardio.npz", TABLE),
-    "default-table, cardio": Run("default-table", "adbench/cardio.npz", TABLE),
-    "table, satellite": Run("table", "adbench/satellite.npz", TABLE),
-    "default-table, satellite": Run("default-table", "adbench/satellite.npz", TABLE),
-    "fashion-conv": Run("fashion-conv"),
-    "fashion-autoencoder": Run("fashion-autoencoder"),
-    "rgb64-conv, CIFAR-10": Run("rgb64-conv", COLOUR),
-    "rgb64-autoencoder, CIFAR-10": Run("rgb64-autoencoder", COLOUR),
+# What each recipe is run on. A recipe that is not here runs as it is.
+JOBS = {
+    "default-image, digit 4 novel": Job("default-image", novel="4"),
+    "default-table, cardio": Job("default-table", "adbench/cardio.npz", "1"),
+    "default-table, satellite": Job("default-table", "adbench/satellite.npz", "1"),
+    "digits, digit 4 novel": Job("digits", novel="4"),
+    "mnist-mse, latent size 2": Job("mnist-mse", settings=("model.latent_size=2",)),
+    "rgb64-autoencoder": Job("rgb64-autoencoder", "cifar10/test"),
+    "rgb64-conv": Job("rgb64-conv", "cifar10/test"),
+    "table, cardio": Job("table", "adbench/cardio.npz", "1"),
+    "table, satellite": Job("table", "adbench/satellite.npz", "1"),
 }
+NEED_DATA = ("default-table", "table")
+QUICK = ("digits", "mnist-mlp", "table, cardio")
+QUICK_SETTINGS = ("training.epochs=1", "data.limit=300")
 
 
 def main() -> None:
-    """Run what is not finished yet, judge it, and write recipes.json."""
+    """Run the recipes asked for, writing recipes.json after each."""
     made = parser(__doc__)
-    made.add_argument("--work", type=Path, required=True, help="folder that keeps finished runs")
-    made.add_argument("--only", action="append", choices=list(RUNS), help="these runs; repeatable")
-    options = made.parse_args()
-    payload = {}
-    for name in options.only or RUNS:
-        payload[name] = one(RUNS[name], options.work / name.replace(",", "").replace(" ", "-"), options)
-        show(name, [{key: value for key, value in payload[name].items() if not isinstance(value, dict)}])
-        write("recipes", payload, options)
-
-
-def one(run: Run, folder: Path, options: Any) -> dict[str, Any]:
-    """Train and judge one recipe; a finished run is only read."""
-    if not (folder / "run.json").exists():
-        short = QUICK if options.quick else ()
-        arguments = ("train", *run.command(options.data_root), *short, "--no-track", "--out", str(folder))
-        resume = ("--resume",) if (folder / "checkpoints").exists() else ()
-        call((*arguments, *resume))
-    report = folder / "report"
-    if not (report / "report.json").exists():
-        call(
-            ("evaluate", str(folder / "bundle"), "--data-root", str(options.data_root), "--out", str(report))
-        )
-    return figures(
-        json.loads((folder / "run.json").read_text()), json.loads((report / "report.json").read_text())
+    made.add_argument(
+        "--work", type=Path, required=True, help="folder of the runs; kept, so that they can go on"
     )
+    made.add_argument("--only", action="append", choices=tuple(all_jobs()), help="one of them; repeatable")
+    made.add_argument("--again", action="store_true", help="also those that are recorded already")
+    options = made.parse_args()
+    done = set() if options.again else recorded(options)
+    for name in options.only or (QUICK if options.quick else all_jobs()):
+        if name in done:
+            print(f"{name}: recorded already")
+            continue
+        figures = run_recipe(
+            name, options.data_root, QUICK_SETTINGS if options.quick else (), work=options.work
+        )
+        print_figures(name, figures)
+        write("recipes", {name: figures}, options)
 
 
-def call(arguments: Sequence[str]) -> None:
-    """Run the command line in a process of its own."""
-    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], check=True)
+def all_jobs() -> dict[str, Job]:
+    """Every recipe that comes with the package, on its own data or on what `JOBS` says."""
+    plain = {name: Job(name) for name in recipe_names() if name not in NEED_DATA}
+    return dict(sorted((plain | JOBS).items()))
 
 
-def figures(run: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    """What the run and its report say, flat."""
-    model = report["models"][0]
-    history = model["history"]
-    patterns = model["imputation"].get("patterns", {})
-    random = patterns.get("random", {}).get("methods", {})
+def recorded(options: argparse.Namespace) -> set[str]:
+    """Names that the file of results holds."""
+    path = (options.results or RESULTS) / "recipes.json"
+    return set(json.loads(path.read_text())) if path.exists() else set()
+
+
+def run_recipe(name: str, data_root: Path, overrides: Sequence[str] = (), *, work: Path) -> dict[str, Any]:
+    """Train one job, going on from its checkpoint if there is one, and judge it where there are labels.
+
+    The one place that knows how a recipe is run.
+    """
+    job = all_jobs()[name]
+    folder = work / name.replace(", ", "-").replace(" ", "-")
+    trained = folder / "run.json"
+    if not trained.exists():
+        words = ["train", job.recipe, "--out", folder, "--no-track", "--device", "cpu"]
+        words += ["--data-root", data_root] if job.recipe != "digits" else []
+        words += ["--data", job.data] if job.data else []
+        words += ["--novel", job.novel] if job.novel else []
+        for setting in (*job.settings, *overrides):
+            words += ["--set", setting]
+        words += ["--resume"] if (folder / "checkpoints" / "checkpoint.json").exists() else []
+        command_line(*words)
+    run = json.loads(trained.read_text())
+    manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
+    metrics = judge(folder, data_root, job) if job.novel else {}
+    history = manifest["provenance"]["history"]
     return {
+        "recipe": job.recipe,
+        "data": job.data,
+        "novel": job.novel,
+        "settings": [*job.settings, *overrides],
         "parameters": run["parameters"],
+        "rows": run["rows"],
         "epochs": len(history),
-        "train_rows": run["rows"]["train"],
         "seconds": run["seconds"],
-        "loss": history[-1]["loss"],
-        "reconstruction": history[-1]["reconstruction"],
-        "kl": history[-1]["kl"],
-        "best_validation": min(epoch["val_loss"] for epoch in history),
-        "active_units": history[-1]["active_units"],
-        "auroc": model["scores"]["score"]["auroc"],
-        "imputation_nrmse": random.get("model", {}).get("nrmse"),
-        "mean_fill_nrmse": random.get("mean", {}).get("nrmse"),
-        "neighbours_nrmse": random.get("knn", {}).get("nrmse"),
+        "last": run["last"],
+        "best_val_loss": min(epoch["val_loss"] for epoch in history),
+        "auroc": metrics.get("auroc"),
+        "metrics": metrics,
     }
+
+
+def judge(folder: Path, data_root: Path, job: Job) -> dict[str, Any]:
+    """Metrics on the bundle's own test rows."""
+    where = ["--data-root", data_root] if job.recipe != "digits" else []
+    found = command_line("evaluate", folder / "bundle", "--out", folder / "report", *where)
+    metrics: dict[str, Any] = found[0]
+    return metrics
+
+
+def command_line(*words: object) -> Any:
+    """Run a verb of ``vae-anomaly`` and read its JSON summary."""
+    call = [sys.executable, "-m", "pipelines.cli", *map(str, words), "--json"]
+    done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"vae-anomaly {words[0]} failed with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_figures(name: str, figures: dict[str, Any]) -> None:
+    """One line of the table."""
+    keys = ("parameters", "epochs", "seconds", "auroc")
+    last = {key: figures["last"].get(key) for key in ("loss", "val_loss")}
+    show(name, [{**{key: figures[key] for key in keys}, **last}])
 
 
 if __name__ == "__main__":

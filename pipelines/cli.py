@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import console
-from pipelines.console import as_line, err, facts, out, plain, start_logging, suggest
+from pipelines.console import as_line, counted, err, facts, out, plain, start_logging, suggest
 from pipelines.progress import rows_progress, training_progress
 from vae_anomaly import __version__
 from vae_anomaly.exceptions import ConfigError, DataError
@@ -167,7 +167,8 @@ def evaluate(
     else:
         for model, evaluation in zip(models, evaluations, strict=True):
             plain(out, model, style="bold")
-            facts(*((key, f"{value:.4g}") for key, value in evaluation.metrics().items()))
+            found = {"auroc": "n/a", **{key: f"{n:.4g}" for key, n in evaluation.metrics().items()}}
+            facts(*found.items())
         facts(("report", page))
     _gate(min_auroc, [evaluation.metrics() for evaluation in evaluations])
 
@@ -205,7 +206,7 @@ def score(
         summary = score_file(
             bundle, source, out_file, options, false_alarm_rate=false_alarm_rate, rank=rank, progress=progress
         )
-    _report_job(summary, as_json, f"{summary.outliers:,} outliers")
+    _report_job(summary, as_json, counted(summary.outliers, "outlier"))
 
 
 @app.command()
@@ -246,7 +247,7 @@ def impute(
         summary = impute_file(
             bundle, source, target, options, draws=draws, seed=seed, with_std=std, progress=progress
         )
-    _report_job(summary, as_json, f"{summary.unobserved:,} with nothing observed")
+    _report_job(summary, as_json)
 
 
 @app.command()
@@ -334,14 +335,20 @@ def _imputed_name(source: Path) -> Path:
     return named.with_name(named.stem + "-imputed" + suffix)
 
 
-def _report_job(summary: Any, as_json: bool, finding: str) -> None:
+def _report_job(summary: Any, as_json: bool, *findings: str) -> None:
     if as_json:
         typer.echo(as_line(vars(summary)))
     else:
-        plain(out, f"{summary.rows:,} rows, {finding}, {summary.clipped:,} cells clipped")
+        told = [counted(summary.rows, "row"), *findings]
+        if summary.unobserved:
+            told.append(f"{counted(summary.unobserved, 'row')} with nothing observed")
+        if summary.clipped:
+            told.append(f"{counted(summary.clipped, 'cell')} clipped to the model's range")
+        plain(out, ", ".join(told))
         facts(("written", summary.out), ("rejected", summary.rejected_out))
     if summary.rejected:
-        plain(err, f"{summary.rejected:,} rows rejected; see {summary.rejected_out}", style="yellow")
+        rejected = f"{counted(summary.rejected, 'row')} rejected; see {summary.rejected_out}"
+        plain(err, rejected, style="yellow")
         raise typer.Exit(console.REJECTED)
 
 

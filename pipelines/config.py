@@ -22,6 +22,8 @@ from vae_anomaly.exceptions import ConfigError
 T = TypeVar("T")
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+# Of what is known, in a message.
+MOST_NAMED = 20
 TOML_VALUES = (str, int, float, bool, list, dict)
 
 
@@ -135,7 +137,10 @@ def near_miss(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     'known: epochs, batch_size'
     """
     close = get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    names = list(known)[:MOST_NAMED]
+    return f"known: {', '.join(names) or 'none'}" + (", ..." if len(known) > len(names) else "")
 
 
 def _recipe_folder() -> Path:

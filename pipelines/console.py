@@ -58,6 +58,11 @@ def suggest(*commands: str) -> None:
         plain(out, f"  {command}")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
 def as_line(summary: Any) -> str:
     """A mapping, or a list of them, as JSON; paths become text."""
     return json.dumps(summary, default=lambda value: str(value) if isinstance(value, Path) else repr(value))

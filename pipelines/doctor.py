@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import time
@@ -105,15 +106,13 @@ def _device(provider: str, model: str | None, root: Path) -> Iterator[Finding]:
         x = np.array([[1.0, 2.0], [-3.0, 1.0]], np.float32)
         (y,) = make_session(GRAPH, provider).run(None, {"x": x})
         right = np.allclose(y, np.maximum(x @ np.array([[1, -1], [2, 1]], np.float32), 0))
-        said = "a built-in graph"
+        said = "a built-in graph gave"
     else:
         bundle = open_model(model, root, "cuda" if provider == CUDA else "cpu")
-        right, said = True, f"{bundle!r}, self-test passed"
+        right, said = True, f"the self-test of {bundle!r} gave"
     took = f"{1000 * (time.perf_counter() - started):.0f} ms"
-    name = "cuda" if provider == CUDA else "cpu"
-    yield Finding(
-        name, "ok" if right else "fail", f"{said} ran in {took}" if right else f"{said} gave a wrong answer"
-    )
+    name, status = "cuda" if provider == CUDA else "cpu", "ok" if right else "fail"
+    yield Finding(name, status, f"{said} the {'right' if right else 'wrong'} answer in {took}")
 
 
 def _cuda(model: str | None, root: Path) -> Iterator[Finding]:
@@ -154,7 +153,12 @@ def _tracking(root: Path) -> Iterator[Finding]:
 def _disk(root: Path) -> Iterator[Finding]:
     place = next(path for path in (root, *root.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free / 1e9
-    yield Finding("disk", "ok" if free > MINIMUM_FREE_GB else "fail", f"{free:.1f} GB free at {place}")
+    if not os.access(place, os.W_OK):
+        yield Finding("disk", "fail", f"{place} cannot be written; choose another folder with --root")
+    elif free < MINIMUM_FREE_GB:
+        yield Finding("disk", "fail", f"{free:.1f} GB free at {place}; free at least {MINIMUM_FREE_GB:g} GB")
+    else:
+        yield Finding("disk", "ok", f"{free:.1f} GB free at {place}")
 
 
 def _version(package: str) -> Any:

@@ -106,7 +106,7 @@ def load_recipe(
     changes = {
         section: _checked(cls, mapping.pop(section), section)
         for section, cls in RECOMMENDED.items()
-        if section in mapping and section not in own
+        if section not in own and mapping.get(section) is not None
     }
     return replace(from_mapping(Recipe, {"name": path.stem, **mapping}), changes=changes)
 

@@ -39,8 +39,8 @@ def undisturbed() -> Iterator[None]:
             before[number] = signal.signal(number, hold)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
     if waiting:
         signal.raise_signal(waiting[0])
 

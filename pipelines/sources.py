@@ -106,7 +106,9 @@ def read_arrays(path: Path, label: str | None) -> Raw:
         arrays = {"X": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read {path}: {error}; expected numbers saved by numpy") from error
-    values = arrays["X"] if "X" in arrays or len(arrays) != 1 else next(iter(arrays.values()))
+    if "X" not in arrays and len(arrays) != 1:
+        raise DataError(f"{path} holds the arrays {', '.join(arrays) or 'none'}; call the one to read 'X'")
+    values = arrays["X"] if "X" in arrays else next(iter(arrays.values()))
     labels = arrays.get(label or "y")
     if label is not None and labels is None:
         raise DataError(f"no array {label!r} in {path}; {near_miss(label, arrays)}")
@@ -211,7 +213,7 @@ def _ids(column: pd.Series[Any], name: str) -> Array:
     if column.isna().any():
         raise DataError(f"id column {name!r} is empty in row {int(column.isna().argmax())}; fill it")
     if column.duplicated().any():
-        value = column[column.duplicated()].iloc[0]
+        value = column[column.duplicated()].tolist()[0]
         raise DataError(f"id {value!r} appears more than once in column {name!r}; make the ids unique")
     return column.to_numpy()
 

@@ -253,7 +253,7 @@ def _now() -> int:
 
 
 def reach(root: str | Path = "mlruns") -> str:
-    """Ask the tracking store for its experiments; says where it is and how many runs' homes it has.
+    """Ask the tracking store for its experiments; says where it is and how many it has.
 
     Raises
     ------
@@ -261,6 +261,9 @@ def reach(root: str | Path = "mlruns") -> str:
         If it does not answer.
     """
     uri = default_tracking_uri(root)
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).exists():
+        return f"{uri} will be made by the first run"
     with mlflow_session(**FIRST_CONTACT), answering(uri):
         found = Store(uri, "vae-anomaly").client.search_experiments()
-    return f"{redact(uri)} answers, {len(found)} experiments"
+    return f"{redact(uri)} answers, experiments: {len(found)}"

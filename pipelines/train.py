@@ -20,7 +20,7 @@ from pipelines.tracking import Tracker
 from serving.claim import Claim
 from vae_anomaly.checkpoints import read_checkpoint
 from vae_anomaly.devices import choose_device
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Parts, Settings, fit_model
 from vae_anomaly.runtime import load_bundle
@@ -233,8 +233,11 @@ def _run(
     try:
         fit = _fit(job, resume, callbacks, tracker.run_id if tracker else None)
         return _finish(job, fit, tracker, alias)
-    except (KeyboardInterrupt, SystemExit, OSError):
-        log.warning("stopped; the same command with --resume goes on from %s", job.folder)
+    except DivergedError:  # it would again
+        raise
+    except BaseException:
+        if past_epochs(job.checkpoints):
+            log.warning("stopped; the same command with --resume goes on from %s", job.folder)
         raise
 
 

@@ -115,7 +115,9 @@ class FolderSource(Source):
                 pictures.append(self._read(row, item, gaps))
                 rows.append(row)
             except BadImageError as bad:
-                rejects.append(Reject(item.id, bad.reason, item.id, row, bad.detail))
+                rejects.append(
+                    Reject(item.id, bad.reason, item.id, row, bad.detail.replace(item.name, item.id))
+                )
         kept = [found[row - start] for row in rows]
         empty = np.empty((0, *self.images.shape), dtype=self.images.dtype)
         return Chunk(

@@ -17,7 +17,7 @@ from vae_anomaly.schema import infer_schema
 from vae_anomaly.training import TrainingConfig
 
 ALL_SCORES = ("neg_elbo", "iw_nll", "recon", "rate", "latent_maha")
-TABLE_MODEL = ModelConfig(hidden=(16,), latent_size=2, scale="element")
+TABLE_MODEL = ModelConfig(hidden=(32,), latent_size=2, scale="element")
 IMAGE_MODEL = ModelConfig(
     network="conv", hidden=(4, 8), latent_size=3, likelihood="bernoulli", batch_norm=True, activation="silu"
 )
@@ -63,7 +63,7 @@ def colour_images(rows: int = 240, seed: int = 0) -> npt.NDArray[np.float32]:
 def settings(model: ModelConfig, epochs: int = 2, **export: Any) -> Settings:
     """Short training in float32, random masks and all."""
     training = TrainingConfig(
-        epochs=epochs, batch_size=32, learning_rate=3e-3, random_mask=0.5, precision="float32"
+        epochs=epochs, batch_size=32, learning_rate=1e-2, random_mask=0.5, precision="float32"
     )
     return Settings(model=model, training=training, export=ExportConfig(**export))
 
@@ -77,7 +77,8 @@ def fit(x: Any, model: ModelConfig, epochs: int = 2, **export: Any) -> Fitted:
 
 def stretch_logits(fitted: Fitted, reach: float = 200.0) -> None:
     """Scale the last layer of the decoder so that its raw output reaches +-``reach``."""
-    layers = [m for m in fitted.model.decoder.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    kinds = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+    layers = [module for module in fitted.model.decoder.modules() if isinstance(module, kinds)]
     z = torch.randn(256, fitted.model.latent_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         factor = reach / float(fitted.model.decode(z).abs().max())

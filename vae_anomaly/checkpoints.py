@@ -98,7 +98,11 @@ def write_checkpoint(
         tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
     tensors["generator"] = generator.get_state()
     path = folder / _weights_name(state.epoch)
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    except SafetensorError as error:
+        path.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error}; free the place or choose another") from error
     summary = {"weights": path.name, "best_epoch": state.best_epoch, "history": state.history}
     temporary = folder / (POINTER + ".tmp")
     temporary.write_text(json.dumps(summary, indent=1))

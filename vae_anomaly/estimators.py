@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn import exceptions
 from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 from sklearn.utils import check_random_state
 
@@ -18,6 +19,10 @@ from vae_anomaly.exceptions import NotFittedError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Settings, fit_model, split_parts
 from vae_anomaly.schema import Array, TableSchema, infer_schema
+
+
+class _NotFitted(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
+    """Ours and scikit-learn's in one: whoever waits for either catches it."""
 
 
 class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
@@ -57,6 +62,12 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         self._after_fit()
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = True
+        return tags
+
     def _settings(self) -> Settings:
         """The settings to fit with."""
         return self.settings or Settings()
@@ -68,7 +79,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
     def answers_(self) -> Answers:
         """Every question that a bundle answers, from the fitted modules."""
         if not hasattr(self, "fitted_"):
-            raise NotFittedError(
+            raise _NotFitted(
                 f"this {type(self).__name__} is not fitted yet; call fit with training data first"
             )
         answers: Answers = self.fitted_.answers()

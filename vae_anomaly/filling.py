@@ -31,8 +31,8 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
         other integers with gaps become float64.
     """
     if isinstance(x, pd.DataFrame):
-        rows = len(observed)
-        return _fill_frame(schema, x, observed.reshape(rows, -1), imputed.reshape(rows, -1))
+        flat = (len(observed), schema.elements)
+        return _fill_frame(schema, x, observed.reshape(flat), imputed.reshape(flat))
     filled = np.array(x)
     if observed.all() and filled.dtype.kind != "O":
         return filled
@@ -63,5 +63,6 @@ def _fill_column(column: pd.Series[Any], observed: Array, imputed: Array) -> pd.
         return column
     if pd.api.types.is_float_dtype(column.dtype):
         return column.where(observed, pd.Series(imputed, index=column.index).astype(column.dtype))
-    values = column.astype("float64")
+    # As objects, because no other dtype takes a number in place of each kind of null.
+    values = column.astype(object).where(observed, 0).astype("float64")
     return values.where(observed, imputed)

@@ -358,6 +358,8 @@ def _image_schema(values: Array) -> ImageSchema:
 
 def _table_schema(frame: pd.DataFrame, named: bool) -> TableSchema:
     names = [str(name) for name in frame.columns]
+    if not names:
+        raise SchemaError("the table has no columns; give at least one")
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise SchemaError(f"column {repeated[0]!r} appears more than once; drop the repeats")
     columns = []

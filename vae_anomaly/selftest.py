@@ -23,7 +23,8 @@ AGAIN = "fetch the bundle again or export it anew"
 TESTED = ("score", "decode")
 # Scores that sum over elements.
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon")
-VARIANCE_ROUNDING = 1e-7
+# p (1 - p) of a probability that float32 rounds to 1.
+VARIANCE_ROUNDING = 2.0**-22
 
 
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:

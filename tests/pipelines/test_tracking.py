@@ -24,15 +24,6 @@ from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client, mlflow_
 DIGEST = "ab" * 32
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with nothing in it: making its tables takes seconds, copying it none."""
-    root = tmp_path_factory.mktemp("empty")
-    with mlflow_session(timeout=5):
-        mlflow_client(local_tracking_uri(root)).search_experiments()
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

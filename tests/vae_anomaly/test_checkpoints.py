@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
+from vae_anomaly import checkpoints
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from vae_anomaly.exceptions import DataError
 
@@ -134,6 +136,26 @@ def test_a_crash_while_writing_leaves_the_epoch_before(folder: Path, moment: str
     again = Run(seed=8)
     again.read(folder)
     assert same(again.numbers(), before.numbers())
+
+
+def test_a_full_disk_is_told_of_and_leaves_the_epoch_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("no space left on device")
+
+    run = Run(seed=9)
+    run.read(folder)
+    run.epoch(0.5)
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    path = folder / "epoch-0003.safetensors"
+    message = f"cannot write {path}: no space left on device; free the place or choose another"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        run.write(folder)
+    assert not path.exists()
+    run.read(folder)
+    assert run.state.epoch == 2
 
 
 def truncate(share: float) -> Callable[[Path], None]:

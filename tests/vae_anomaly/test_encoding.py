@@ -1,6 +1,7 @@
 """Raw values go to model space and back, with all their digits and nobody else's."""
 
 import logging
+import math
 import re
 from datetime import datetime
 
@@ -112,6 +113,15 @@ def test_columns_are_standardised_by_their_observed_cells() -> None:
     assert back.dtype == torch.float64
     torch.testing.assert_close(back[:, 0], torch.from_numpy(values[:, 0]), rtol=1e-6, atol=0)
     torch.testing.assert_close(encoding.decode_scale(torch.ones(1, 2)), encoding.scale[None])
+
+
+def test_nan_is_missing_whatever_the_mask_says() -> None:
+    x = torch.tensor([[1.0, math.nan], [math.nan, math.nan]], dtype=torch.float64)
+    encoding = TableEncoding(torch.tensor([3.0, 5.0]), torch.tensor([2.0, 1.0]))
+    y, observed, clipped = encoding(x, torch.ones_like(x, dtype=torch.bool))
+    assert y.tolist() == [[-1.0, 0.0], [0.0, 0.0]]
+    assert observed.tolist() == [[True, False], [False, False]]
+    assert clipped.tolist() == [0, 0]
 
 
 def test_the_statistics_are_numpys() -> None:

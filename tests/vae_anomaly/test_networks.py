@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.networks import (
@@ -79,6 +80,19 @@ def test_padding_means_32_pixels_a_side_inside_and_28_outside() -> None:
         networks((1, 32, 32), replace(FASHION_CONV, padding=0))[0]
     )
     assert decoder(torch.zeros(3, 2)).shape == (3, 784)
+
+
+def test_padding_is_missing_pixels_around_the_image() -> None:
+    padded, plain = replace(TINY, padding=2), TINY
+    inner, outer = networks((2, 9, 10), padded), networks((2, 13, 14), plain)
+    for part, other in zip(inner, outer, strict=True):
+        other.load_state_dict(part.state_dict())
+    x, observed = rows((2, 9, 10))
+    wide = [pad(part.float().unflatten(1, (2, 9, 10)), (2, 2, 2, 2)).flatten(1) for part in (x, observed)]
+    torch.testing.assert_close(inner[0](x, observed), outer[0](wide[0], wide[1] > 0))
+    z = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    framed = outer[1](z).unflatten(1, (2, 13, 14))
+    torch.testing.assert_close(inner[1](z).unflatten(1, (2, 9, 10)), framed[..., 2:-2, 2:-2])
 
 
 def test_rgb_autoencoder_has_a_code_of_512_by_4_by_4() -> None:

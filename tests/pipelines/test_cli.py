@@ -1,0 +1,546 @@
+"""The command line: what goes in, what comes out, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sample_models import grey_images, table_rows
+from tiny_runs import TINY, Done, Shell, Tracked
+
+from pipelines.cli import _imputed_name
+from pipelines.config import recipe_names
+from serving.claim import Claim
+from vae_anomaly import __version__
+from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client
+from vae_anomaly.runtime import Bundle
+
+VERBS = ["demo", "doctor", "evaluate", "impute", "score", "sync", "train"]
+COLUMNS = ["plain", "large", "tiny", "time"]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not list(tmp_path.rglob(".vae-anomaly-*"))
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """Rows of the table model with an id, a label and a text."""
+    frame = table_rows(50, seed=3)
+    frame.insert(0, "order", [f"o{i}" for i in range(50)])
+    return frame.assign(fraud=np.arange(50) % 2, comment='says "x", so')
+
+
+@pytest.fixture
+def pictures(inside: Path) -> Path:
+    """Twelve images of the image model below a folder with a space in its name."""
+    folder = inside / "in pics"
+    (folder / "sub").mkdir(parents=True)
+    for i, image in enumerate(grey_images(12, seed=5)):
+        Image.fromarray(image).save(folder / ("sub" if i > 8 else "") / f"n {i:02}.png")
+    return folder
+
+
+def one_line(done: Done) -> str:
+    """The message of a failure, which is all that it says."""
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("vae-anomaly: ")
+    assert done.err.count("\n") == 1
+    return done.err.removeprefix("vae-anomaly: ").rstrip("\n")
+
+
+# -- usage
+
+
+def test_help_names_every_verb(shell: Shell) -> None:
+    done = shell("--help")
+    assert done.code == 0
+    words = done.out.split()
+    assert [verb for verb in VERBS if verb not in words] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, shell: Shell) -> None:
+    done = shell(verb, "-h")
+    assert (done.code, done.err) == (0, "")
+    assert f"Usage: vae-anomaly {verb}" in done.out
+
+
+def test_the_version(shell: Shell) -> None:
+    assert shell("--version") == (0, f"vae-anomaly {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scor"], "No such command 'scor'. Did you mean 'score'"),
+        (["train", "--sed", "3"], "No such option: --sed (Possible options: --seed, --set)"),
+        (["score", "bundle"], "Missing argument 'source'"),
+        (["score", "b", "x.csv", "--missing-value", "none"], "Invalid value for '--missing-value'"),
+        (["demo", "--epochs", "0"], "Invalid value for '--epochs'"),
+    ],
+)
+def test_wrong_usage_is_code_2(arguments: list[str], said: str, shell: Shell) -> None:
+    done = shell(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "digts"], "unknown recipe 'digts'; did you mean 'digits'?"),
+        (["train", "zzz"], f"unknown recipe 'zzz'; known: {', '.join(recipe_names())}"),
+        (["train", "no.toml"], "cannot read settings from no.toml: No such file or directory"),
+        (
+            ["train", "--set", "training.epoch=3"],
+            "unknown key 'epoch' in [training]; did you mean 'epochs'?",
+        ),
+        (["train", "--set", "epochs"], "cannot read the setting 'epochs'; write it as table.key=value"),
+        (["train", "--split-by", "tme"], "data.split_by is 'tme'; did you mean 'time'?"),
+        (["train", "--novel", "12"], "no row of digits is labelled '12'; did you mean '2'?"),
+        (["train", "--data", "no.csv"], "no data at 'no.csv'; known: digits, mnist, fashion-mnist"),
+        (["train", "--resume"], "nothing to resume in mlruns/work/digits; leave out --resume"),
+        (["train", "--device", "tpu"], "unknown device 'tpu'; choose auto, cpu or cuda"),
+        (["train", "table"], "recipe 'table' names no data; give --data FILE, or a folder of images"),
+        (
+            ["score", "nothing", "x.csv"],
+            "no bundle folder at 'nothing'; give a folder, runs:/<run id>, models:/<name>@<alias> or "
+            "models:/<name>/<version>",
+        ),
+    ],
+)
+def test_a_failure_is_one_line_and_code_1(arguments: list[str], said: str, shell: Shell) -> None:
+    assert one_line(shell(*arguments)) == said
+
+
+# -- train
+
+
+def test_train_a_csv_and_judge_it(shell: Shell, rows: pd.DataFrame, inside: Path) -> None:
+    rows = pd.concat([rows] * 3, ignore_index=True).assign(order=np.arange(150))
+    rows.to_csv(inside / "my orders.csv", index=False)
+    columns = ["--id-column", "order", "--label", "fraud", "--novel", "1", "--exclude", "comment"]
+    small = ["--set", "model.hidden=[8]", "--set", "training.epochs=2", "--set", "model.latent_size=2"]
+    done = shell("train", "table", "--data", "my orders.csv", *columns, *small, "--no-track", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["bundle"] == "mlruns/work/table/1/bundle"
+    assert (told["run_id"], told["registered"]) == (None, None)
+    # The 75 frauds are all in test; the rest is divided by the default shares.
+    assert told["rows"] == {"train": 45, "validation": 8, "calibration": 11, "test": 86}
+    lines = done.err.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
+    rest = [line for line in lines if not line.startswith("epoch")]
+    assert rest == [
+        "warning: a false alarm rate of 0.05 needs more than the 11 calibration rows there are; the smallest "
+        "attainable rate 0.08333 is used"
+    ] or rest == []  # under pytest the log may go elsewhere
+    judged = shell("evaluate", told["bundle"], "--out", "re port", "--json")
+    assert judged.code == 0, judged.err
+    assert 0 <= json.loads(judged.out)[0]["auroc"] <= 1
+    assert (inside / "re port" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "said"),
+    [
+        (
+            {},
+            [],
+            "columns ['order', 'comment'] of rows.csv hold no numbers; leave them out by exclude, or name one as "
+            "id_column or label",
+        ),
+        ({}, ["--label", "frad"], "no column 'frad' in rows.csv; did you mean 'fraud'?"),
+        (
+            {"order": "same"},
+            ["--id-column", "order", "--exclude", "comment"],
+            "id 'same' appears more than once in column 'order'; make the ids unique",
+        ),
+        (
+            {"tiny": np.nan},
+            ["--exclude", "order", "--exclude", "comment"],
+            "columns ['tiny'] have no value in any training row; leave them out by exclude",
+        ),
+    ],
+)
+def test_unfit_training_data(
+    change: dict[str, Any], arguments: list[str], said: str, shell: Shell, rows: pd.DataFrame
+) -> None:
+    rows.assign(**change).to_csv("rows.csv", index=False)
+    assert one_line(shell("train", "table", "--data", "rows.csv", "--no-track", *arguments)) == said
+
+
+def test_an_alias_is_what_models_are_called_by(shell: Shell, tracked: Tracked, inside: Path) -> None:
+    np.save(inside / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    done = shell("score", "models:/digits@champion", "x.npy", "--root", tracked.root)
+    assert (done.code, done.err) == (0, "")
+    assert len(pd.read_parquet("scores.parquet")) == 3
+    near = shell("score", "models:/digits@chmpion", "x.npy", "--root", tracked.root)
+    assert one_line(near) == "model 'digits' has no alias 'chmpion'; did you mean 'champion'?"
+
+
+def test_sync_copies_a_run_to_a_server(shell: Shell, tracked: Tracked, root: Path) -> None:
+    server = local_tracking_uri(root)
+    done = shell("sync", tracked.run.run_id, "--to", server, "--root", tracked.root)
+    assert done.code == 0, done.err
+    copy = done.out.split()[-1]
+    assert done.out == f"run {tracked.run.run_id} is on the server as {copy}\n"
+    version = mlflow_client(server).get_model_version("digits", "1")
+    assert (version.run_id, version.tags["bundle_digest"]) == (copy, tracked.run.digest)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_how_to_go_on(number: int, code: int, inside: Path) -> None:
+    settings = [part for setting in (*TINY, "training.epochs=100000") for part in ("--set", setting)]
+    command = [sys.executable, "-m", "pipelines.cli", "train", "--no-track", *settings]
+    repository = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": repository, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 3/"):
+                process.send_signal(number)
+                break
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == code
+    assert last == "warning: stopped; the same command with --resume goes on from mlruns/work/digits/1"
+
+
+# -- score
+
+
+def test_score_a_csv(shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame) -> None:
+    rows.to_csv("my rows.csv", index=False)
+    columns = ["--id-column", "order", "--label", "fraud", "--keep-columns", "comment"]
+    done = shell("score", table_folder, "my rows.csv", *columns, "--out", "s p.parquet", "--rank")
+    verdicts = table_bundle.verdicts(rows[COLUMNS])
+    outliers = int(verdicts["is_outlier"].sum())
+    assert done == (0, f"50 rows, {outliers} outliers\n  written  s p.parquet\n", "")
+    found = pd.read_parquet("s p.parquet")
+    names = [f"score_{name}" for name in table_bundle.score_names]
+    assert list(found) == [
+        *("order", "comment", "score", "p_value", "is_outlier", *names, "rank", "note")
+    ]  # fmt: skip
+    assert found["order"].tolist() == rows["order"].tolist()
+    assert np.array_equal(found["score"], verdicts["score"])
+    assert found["rank"].tolist() == (-verdicts["score"]).rank(method="min").tolist()
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy", "npz", "feather", "tsv"])
+def test_score_every_form_of_a_table(
+    form: str, shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame
+) -> None:
+    frame, path = rows[COLUMNS], Path(f"rows.{form}")
+    if form == "parquet":
+        frame[COLUMNS[::-1]].to_parquet(path)
+    elif form == "feather":
+        frame.to_feather(path)
+    elif form == "tsv":
+        frame.to_csv(path, index=False, sep="\t")
+    elif form == "npy":
+        np.save(path, frame.to_numpy())
+    else:
+        np.savez(path, X=frame.to_numpy())
+    done = shell("score", table_folder, path, "--json")
+    assert (done.code, done.err) == (0, "")
+    told = json.loads(done.out)
+    assert (told["rows"], told["rejected"], told["out"]) == (50, 0, "scores.parquet")
+    assert np.array_equal(pd.read_parquet("scores.parquet")["score"], table_bundle.scores(frame)["score"])
+
+
+def test_a_semicolon_and_a_decimal_comma(
+    shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame
+) -> None:
+    rows[COLUMNS].to_csv("rows.csv", index=False, sep=";", decimal=",")
+    refused = one_line(shell("score", table_folder, "rows.csv"))
+    assert refused.endswith("expected a number; for a decimal comma pass --decimal ,")
+    assert shell("score", table_folder, "rows.csv", "--decimal", ",").code == 0
+    found = pd.read_parquet("scores.parquet")["score"]
+    assert np.array_equal(found, table_bundle.scores(rows[COLUMNS])["score"])
+
+
+def test_rows_that_cannot_be_read_are_set_aside_with_code_3(
+    shell: Shell, table_folder: Path, rows: pd.DataFrame, inside: Path
+) -> None:
+    rows.loc[[3, 7], "large"] = np.inf
+    rows.loc[8, "large"] = 1e300
+    rows.loc[9, COLUMNS] = np.nan
+    rows.drop(columns=["fraud", "comment"]).to_parquet("rows.parquet")
+    done = shell("score", table_folder, "rows.parquet", "--id-column", "order")
+    assert done.code == 3
+    assert done.err == f"2 rows rejected; see {inside / 'rejected.parquet'}\n"
+    assert done.out.splitlines()[0].endswith("1 row with nothing observed, 1 cell clipped to the model's range")
+    rejected = pd.read_parquet("rejected.parquet")
+    assert rejected["id"].tolist() == ["o3", "o7"]
+    assert set(rejected["reason"]) == {"infinite"}
+    found = pd.read_parquet("scores.parquet").set_index("order")
+    assert len(found) == 48
+    assert np.isfinite(found.loc["o8", "score"])
+    assert np.isnan(found.loc["o9", "score"])
+    assert found.loc["o9", "note"] == "nothing observed"
+    strict = shell("score", table_folder, "rows.parquet", "--id-column", "order", "--strict", "--out", "o.parquet")
+    assert one_line(strict) == (
+        "row 3 (id 'o3'): infinite value in column 'large'; strict stops at the first row that cannot be read"
+    )
+    assert not (inside / "o.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "said"),
+    [
+        (
+            lambda f: f.drop(columns="tiny"),
+            [],
+            "missing columns ['tiny']; to leave a value out, keep the column and set it to NaN",
+        ),
+        (lambda f: f.assign(plian=1), [], "unknown column 'plian'; did you mean 'plain'?"),
+        (lambda f: f, ["--id-column", "tme"], "no column 'tme' in the input; did you mean 'time'?"),
+        (
+            lambda f: f.assign(tiny=["a"] + [1] * (len(f) - 1)),
+            [],
+            "column 'tiny' of rows.csv holds 'a' in row 0; expected a number",
+        ),
+        (
+            lambda f: f.assign(order=1),
+            ["--id-column", "order"],
+            "id 1 of rows 0 and 1 is not unique; make ids unique, or pass --on-duplicate keep",
+        ),
+        (
+            lambda f: f,
+            ["--out", "scores.csv"],
+            "scores are written as Parquet, got 'scores.csv'; name the output scores.parquet",
+        ),
+        (lambda f: f, ["--on-duplicate", "drop"], "on_duplicate is 'drop'; expected 'error' or 'keep'"),
+        (lambda f: f, ["--mask", "no.csv"], "no such file: no.csv"),
+        (
+            lambda f: f,
+            ["--alpha-is-mask"],
+            "alpha_is_mask applies to image files only; use mask or missing_value",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit(
+    change: Any, arguments: list[str], said: str, shell: Shell, table_folder: Path, rows: pd.DataFrame
+) -> None:
+    change(rows[COLUMNS]).to_csv("rows.csv", index=False)
+    assert one_line(shell("score", table_folder, "rows.csv", *arguments)) == said
+    assert not Path("scores.parquet").exists()
+
+
+def test_repeated_ids_can_be_kept_and_unknown_columns_passed_over(
+    shell: Shell, table_folder: Path, rows: pd.DataFrame
+) -> None:
+    rows.assign(order="same").to_csv("rows.csv", index=False)
+    options = ["--id-column", "order", "--on-duplicate", "keep", "--ignore-unknown"]
+    assert shell("score", table_folder, "rows.csv", *options).code == 0
+    assert set(pd.read_parquet("scores.parquet")["order"]) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (
+            "0.0001",
+            "a false alarm rate of 0.0001 needs at least 9999 normal rows, got 48; hold out more rows or "
+            "accept a higher rate",
+        ),
+        ("1.5", "false_alarm_rate must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_a_rate_that_cannot_be_promised(
+    rate: str, said: str, shell: Shell, table_folder: Path, rows: pd.DataFrame
+) -> None:
+    rows[COLUMNS].to_csv("rows.csv", index=False)
+    assert one_line(shell("score", table_folder, "rows.csv", "--false-alarm-rate", rate)) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 rows, 0 outliers"), (1, "1 row, ")])
+def test_no_row_and_one_row(
+    count: int, said: str, shell: Shell, table_folder: Path, rows: pd.DataFrame
+) -> None:
+    rows[COLUMNS].iloc[:count].to_csv("rows.csv", index=False)
+    done = shell("score", table_folder, "rows.csv")
+    assert (done.code, done.out.startswith(said)) == (0, True)
+    assert len(pd.read_parquet("scores.parquet")) == count
+
+
+def test_damaged_files_and_bundles_are_named(shell: Shell, table_folder: Path, inside: Path) -> None:
+    for name in ("empty.csv", "cut.parquet", "zero.npy"):
+        (inside / name).write_bytes(b"")
+        assert name in one_line(shell("score", table_folder, name))
+    copy = inside / "a bundle"
+    copy.mkdir()
+    for path in table_folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "README.md").write_text("changed")
+    said = one_line(shell("score", copy, "x.csv"))
+    assert said.startswith("bundle file README.md was changed after export: its sha256 is ")
+
+
+def test_an_output_belongs_to_one_job(
+    shell: Shell, table_folder: Path, rows: pd.DataFrame, inside: Path
+) -> None:
+    rows[COLUMNS].to_csv("rows.csv", index=False)
+    with Claim(inside / "scores.parquet"):
+        said = one_line(shell("score", table_folder, "rows.csv"))
+    assert said.startswith(f"job {os.getpid()}, started ")
+    assert said.endswith(f"is writing {inside / 'scores.parquet'}; wait for it or stop it")
+
+
+def test_score_images_and_set_aside_what_is_none(
+    shell: Shell, image_folder: Path, image_bundle: Bundle, pictures: Path
+) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((5, 9), np.uint8)).save(pictures / "small.png")
+    done = shell("score", image_folder, pictures, "--json")
+    assert done.code == 3
+    assert json.loads(done.out)["rejected"] == 2
+    found = pd.read_parquet("scores.parquet")
+    assert found["id"].tolist()[8:10] == ["n 08.png", "sub/n 09.png"]
+    assert np.array_equal(found["score"], image_bundle.scores(grey_images(12, seed=5))["score"])
+    assert pd.read_parquet("rejected.parquet")["id"].tolist() == ["broken.png", "small.png"]
+    assert shell("score", image_folder, pictures, "--convert", "--json").code == 3
+    assert pd.read_parquet("rejected.parquet")["id"].tolist() == ["broken.png"]
+
+
+def test_pixels_in_other_units_are_refused(shell: Shell, image_folder: Path) -> None:
+    np.save("x.npy", grey_images(12).astype(np.float32) / 255)
+    assert one_line(shell("score", image_folder, "x.npy")).endswith(
+        "the model was trained on 0 to 255; rescale them to the trained range"
+    )
+
+
+# -- impute
+
+
+def test_impute_a_csv(shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame) -> None:
+    rows.to_csv("my rows.csv", index=False)
+    done = shell("impute", table_folder, "my rows.csv", "--id-column", "order", "--ignore-unknown", "--std")
+    assert done == (0, "50 rows\n  written  my rows-imputed.parquet\n", "")
+    found = pd.read_parquet("my rows-imputed.parquet")
+    expected = table_bundle.impute(rows[COLUMNS])
+    assert list(found)[:7] == list(rows)
+    pd.testing.assert_frame_equal(found[COLUMNS], expected.mean)
+    assert np.array_equal(found[[f"{name}__std" for name in COLUMNS]], expected.std)
+    assert found["comment"].tolist() == rows["comment"].tolist()
+    seen = rows[COLUMNS].notna()
+    assert found[COLUMNS].where(seen).equals(rows[COLUMNS])
+
+
+def test_draws_make_a_long_table(shell: Shell, table_folder: Path, rows: pd.DataFrame) -> None:
+    rows.to_csv("rows.csv", index=False)
+    options = ["--id-column", "order", "--ignore-unknown", "--draws", "3"]
+    tables = []
+    for seed in ("4", "4", "5"):
+        assert shell("impute", table_folder, "rows.csv", *options, "--seed", seed, "--out", "f.parquet").code == 0
+        tables.append(pd.read_parquet("f.parquet"))
+    first, again, other = tables
+    assert first.equals(again)
+    assert not first.equals(other)
+    assert first["row"].tolist() == np.repeat(np.arange(50), 3).tolist()
+    assert first["draw"].tolist() == [0, 1, 2] * 50
+    gaps = rows["plain"].isna().to_numpy()
+    spread = first.groupby("row")["plain"].nunique().to_numpy()
+    assert (spread[gaps] == 3).all()
+    assert (spread[~gaps] == 1).all()
+
+
+def test_missing_values_said_by_a_number_and_by_a_mask(
+    shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame
+) -> None:
+    frame = rows[COLUMNS]
+    expected = table_bundle.impute(frame).mean
+    frame.fillna(-999.0).to_csv("marked.csv", index=False)
+    assert shell("impute", table_folder, "marked.csv", "--missing-value", "-999", "--out", "a.parquet").code == 0
+    frame.fillna(0.5).to_csv("filled.csv", index=False)
+    frame.notna().astype(int).to_csv("mask.csv", index=False)
+    assert shell("impute", table_folder, "filled.csv", "--mask", "mask.csv", "--out", "b.parquet").code == 0
+    for name in ("a.parquet", "b.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(name)[COLUMNS], expected)
+
+
+def test_impute_an_array_with_a_mask(shell: Shell, image_folder: Path, image_bundle: Bundle) -> None:
+    images = grey_images(12, seed=5)
+    observed = np.random.default_rng(0).random(images.shape) < 0.5
+    np.save("x.npy", images)
+    np.save("mask.npy", observed)
+    done = shell("impute", image_folder, "x.npy", "--mask", "mask.npy", "--draws", "2")
+    assert done == (0, "12 rows\n  written  x-imputed.npy\n", "")
+    found = np.load("x-imputed.npy")
+    assert (found.shape, found.dtype) == ((2, 12, 8, 9), np.uint8)
+    assert np.array_equal(found[1][observed], images[observed])
+    draws = image_bundle.impute(images, observed, draws=2).draws
+    assert draws is not None
+    assert np.array_equal(found, np.rint(np.asarray(draws)).reshape(found.shape).astype(np.uint8))
+
+
+def test_impute_pictures_with_one_mask_for_all(
+    shell: Shell, image_folder: Path, pictures: Path, inside: Path
+) -> None:
+    mask = np.full((8, 9), 255, np.uint8)
+    mask[:4] = 0
+    Image.fromarray(mask).save("mask.png")
+    done = shell("impute", image_folder, "in pics", "--mask", "mask.png", "--std")
+    assert done == (0, "12 rows\n  written  in pics-imputed\n", "")
+    names = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    out = inside / "in pics-imputed"
+    marked = [name.replace(".png", "__std.png") for name in names]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.png")) == sorted(names + marked)
+    for name, image in zip(names, grey_images(12, seed=5), strict=True):
+        filled = np.asarray(Image.open(out / name))
+        assert np.array_equal(filled[4:], image[4:])
+        assert (filled[:4] != image[:4]).any()
+
+
+def test_transparent_pixels_are_missing(shell: Shell, image_folder: Path, inside: Path) -> None:
+    grey = grey_images(1, seed=5)[0]
+    alpha = np.full_like(grey, 255)
+    alpha[:, :5] = 0
+    Image.fromarray(np.dstack([grey, alpha]), "LA").save("half.png")
+    assert shell("impute", image_folder, "half.png").code == 3
+    assert shell("impute", image_folder, "half.png", "--alpha-is-mask").code == 0
+    filled = np.asarray(Image.open(inside / "half-imputed" / "half.png"))
+    assert np.array_equal(filled[:, 5:], grey[:, 5:])
+    assert (filled[:, :5] != grey[:, :5]).any()
+
+
+def test_an_autoencoder_says_why_it_imputes_nothing(shell: Shell, autoencoder_folder: Path) -> None:
+    np.save("x.npy", np.zeros((2, 3, 8, 10), np.float32))
+    assert "autoencoder" in one_line(shell("impute", autoencoder_folder, "x.npy"))
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "named"),
+    [
+        ("x.csv", False, "x-imputed.parquet"),
+        ("a/x.y.parquet", False, "a/x.y-imputed.parquet"),
+        ("x.NPY", False, "x-imputed.npy"),
+        ("x.npz", False, "x-imputed.npy"),
+        ("x.JPG", False, "x-imputed"),
+        ("scans.v1", True, "scans.v1-imputed"),
+    ],
+)
+def test_imputations_are_named_after_their_input(source: str, folder: bool, named: str) -> None:
+    if folder:
+        Path(source).mkdir()
+    assert str(_imputed_name(Path(source))) == named
+
+
+def test_the_working_folder_itself_has_a_name(inside: Path) -> None:
+    assert _imputed_name(Path()) == inside.with_name(inside.name + "-imputed")

@@ -1,0 +1,266 @@
+"""The scikit-learn face: its contract, its signs, one fit for both answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.exceptions
+from sample_models import ALL_SCORES, AUTOENCODER, TABLE_MODEL, colour_images, grey_images, settings, table_rows
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
+
+from vae_anomaly import VAEDetector, VAEImputer
+from vae_anomaly.answers import Answers
+from vae_anomaly.exceptions import ConfigError, DataError, NotFittedError, SchemaError, UnsupportedError
+from vae_anomaly.fitting import Settings
+from vae_anomaly.runtime import Bundle
+
+QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
+
+
+def quick(rows: Any, **choices: Any) -> VAEDetector:
+    fitted: VAEDetector = VAEDetector(settings=QUICK, device="cpu", **({"random_state": 0} | choices)).fit(rows)
+    return fitted
+
+
+@pytest.fixture(scope="module")
+def imputer(table_detector: VAEDetector) -> VAEImputer:
+    return VAEImputer.from_detector(table_detector)
+
+
+@pytest.mark.parametrize("kind", [VAEDetector, VAEImputer])
+def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[VAEImputer]) -> None:
+    estimator = kind(settings=QUICK, device="cpu", random_state=7)
+    expected = {"settings": QUICK, "device": "cpu", "random_state": 7}
+    if kind is VAEDetector:
+        expected["false_alarm_rate"] = 0.05
+    assert estimator.get_params() == expected
+    copy = clone(estimator)
+    assert copy.get_params() == expected
+    assert copy is not estimator
+    assert estimator.set_params(random_state=8).random_state == 8
+    assert kind().get_params()["settings"] is None
+
+
+def test_a_clone_of_a_fitted_estimator_is_not_fitted(table_detector: VAEDetector) -> None:
+    copy = clone(table_detector)
+    assert not hasattr(copy, "fitted_")
+    sentence = "this VAEDetector is not fitted yet; call fit with training data first"
+    for ask in (copy.scores, copy.predict, copy.p_values, copy.explain, copy.decision_function):
+        for error in (NotFittedError, sklearn.exceptions.NotFittedError):
+            with pytest.raises(error, match=f"^{sentence}$"):
+                ask(table_rows(3))
+    with pytest.raises(NotFittedError, match=f"^{sentence}$"):
+        copy.export("nowhere")
+    with pytest.raises(NotFittedError, match=f"^{sentence}$"):
+        VAEImputer.from_detector(copy)
+    with pytest.raises(NotFittedError, match=r"^this VAEImputer is not fitted yet; call fit"):
+        VAEImputer().transform(table_rows(3))
+
+
+def test_same_seed_same_bits_and_another_seed_another_model() -> None:
+    rows = table_rows(80)
+    first, again, other = quick(rows), quick(rows), quick(rows, random_state=1)
+    assert np.array_equal(first.score_samples(rows), again.score_samples(rows))
+    assert first.offset_ == again.offset_
+    assert not np.array_equal(first.score_samples(rows), other.score_samples(rows))
+    generator = np.random.RandomState(0)
+    assert np.array_equal(quick(rows, random_state=generator).score_samples(rows), first.score_samples(rows))
+
+
+def test_the_callers_generator_is_left_alone() -> None:
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()  # type: ignore[union-attr]
+    quick(table_rows(60))
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+def test_a_pickled_estimator_gives_the_same_bits(table_detector: VAEDetector, imputer: VAEImputer) -> None:
+    rows = table_rows(30, 3)
+    detector, filler = pickle.loads(pickle.dumps(table_detector)), pickle.loads(pickle.dumps(imputer))
+    pd.testing.assert_frame_equal(detector.scores(rows), table_detector.scores(rows), check_exact=True)
+    assert np.array_equal(detector.p_values(rows), table_detector.p_values(rows))
+    assert np.array_equal(detector.predict(rows), table_detector.predict(rows))
+    pd.testing.assert_frame_equal(filler.transform(rows), imputer.transform(rows), check_exact=True)
+
+
+@pytest.mark.parametrize("rate", [0.05, 2 / 49, 0.3])
+def test_signs_and_verdicts_agree(rate: float) -> None:
+    """Lower is more abnormal for scikit-learn; -1 is p <= rate, on the calibration rows' ties too."""
+    rows = table_rows()
+    detector = quick(rows, false_alarm_rate=rate)
+    scores, p_values = detector.scores(rows)["score"].to_numpy(), detector.p_values(rows)
+    assert np.array_equal(detector.score_samples(rows), -scores)
+    assert np.array_equal(detector.decision_function(rows), -scores - detector.offset_)
+    assert np.array_equal(detector.predict(rows), np.where(p_values <= rate, -1, 1))
+    verdicts = detector.answers_.verdicts(rows)["is_outlier"]
+    assert np.array_equal(detector.predict(rows) == -1, verdicts.to_numpy(bool))
+    assert -detector.offset_ in detector.fitted_.calibration["score_score"]
+
+
+def test_gaps_and_images_are_declared() -> None:
+    for estimator in (VAEDetector(), VAEImputer()):
+        tags = get_tags(estimator)
+        assert tags.input_tags.allow_nan
+        assert tags.input_tags.three_d_array
+    assert get_tags(VAEDetector()).estimator_type == "outlier_detector"
+
+
+def test_fit_predict_is_fit_then_predict() -> None:
+    rows = table_rows(80)
+    detector = VAEDetector(settings=QUICK, device="cpu", random_state=0)
+    assert np.array_equal(detector.fit_predict(rows), quick(rows).predict(rows))
+
+
+def test_the_detectors_rate_is_the_bundles(table_detector: VAEDetector, table_bundle: Bundle) -> None:
+    assert table_detector.fitted_.manifest.false_alarm_rate == 0.05
+    assert table_bundle.false_alarm_rate == 0.05
+    detector = quick(table_rows(80), false_alarm_rate=0.2)
+    assert detector.fitted_.manifest.false_alarm_rate == 0.2
+    assert detector.settings is QUICK
+
+
+def test_too_few_rows_for_the_rate_take_the_smallest() -> None:
+    detector = quick(table_rows(40), false_alarm_rate=0.01)
+    assert detector.fitted_.manifest.false_alarm_rate == 1 / 9
+    assert -detector.offset_ == detector.fitted_.calibration["score_score"][-1]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0])
+def test_a_rate_out_of_range_is_refused_before_training(rate: float) -> None:
+    with pytest.raises(ConfigError, match=f"^false_alarm_rate must be between 0 and 1, got {rate}$"):
+        VAEDetector(false_alarm_rate=rate).fit(table_rows())
+
+
+def test_the_detector_and_its_bundle_agree(table_detector: VAEDetector, table_bundle: Bundle) -> None:
+    rows = table_rows(60, 3)
+    ours, theirs = table_detector.scores(rows), table_bundle.scores(rows)
+    assert ours.columns.tolist() == theirs.columns.tolist() == ["score", *ALL_SCORES]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert np.abs(table_detector.p_values(rows) - table_bundle.p_values(rows)).max() <= 2 / 49
+    mean = table_detector.answers_.impute(rows).mean
+    np.testing.assert_allclose(VAEImputer.from_detector(table_detector).transform(rows), mean)
+    np.testing.assert_allclose(mean, table_bundle.impute(rows).mean, rtol=1e-4)
+
+
+def test_one_fit_gives_both_answers(table_detector: VAEDetector, imputer: VAEImputer) -> None:
+    assert imputer.fitted_ is table_detector.fitted_
+    assert imputer.get_params() == {
+        "settings": table_detector.settings,
+        "device": "cpu",
+        "random_state": 0,
+    }
+    assert imputer.history_ is table_detector.history_
+    assert imputer.n_features_in_ == 4
+    assert imputer.feature_names_in_.tolist() == ["plain", "large", "tiny", "time"]
+
+
+def test_feature_names_and_figures(table_detector: VAEDetector) -> None:
+    assert table_detector.feature_names_in_.tolist() == ["plain", "large", "tiny", "time"]
+    assert table_detector.n_features_in_ == 4
+    assert len(table_detector.history_) == 100
+    assert table_detector.history_[-1]["val_loss"] < table_detector.history_[0]["val_loss"]
+    bare = quick(table_rows(60).to_numpy())
+    assert not hasattr(bare, "feature_names_in_")
+    assert VAEImputer.from_detector(bare).get_feature_names_out().tolist() == ["x0", "x1", "x2", "x3"]
+
+
+def test_missing_columns_are_named(table_detector: VAEDetector) -> None:
+    sentence = "missing columns ['tiny']; to leave a value out, keep the column and set it to NaN"
+    with pytest.raises(SchemaError, match=f"^{re.escape(sentence)}$"):
+        table_detector.predict(table_rows(3).drop(columns="tiny"))
+
+
+def test_transform_keeps_what_the_caller_holds(imputer: VAEImputer) -> None:
+    rows = table_rows(30, 3).set_axis([f"r{i}" for i in range(30)])[["time", "plain", "tiny", "large"]]
+    filled = imputer.transform(rows)
+    assert filled.index.equals(rows.index)
+    assert filled.columns.equals(rows.columns)
+    assert not filled.isna().any().any()
+    seen = rows.notna().to_numpy()
+    assert np.array_equal(filled.to_numpy()[seen], rows.to_numpy()[seen])
+    array = imputer.transform(rows[imputer.feature_names_in_].to_numpy())
+    assert isinstance(array, np.ndarray)
+    assert np.array_equal(array, filled[imputer.feature_names_in_])
+
+
+def test_sample_draws_imputations(imputer: VAEImputer) -> None:
+    rows = table_rows(10, 3)
+    drawn = imputer.sample(rows, draws=5)
+    seen = np.broadcast_to(rows.notna().to_numpy(), drawn.shape)
+    assert drawn.shape == (5, 10, 4)
+    assert np.array_equal(drawn[seen], np.broadcast_to(rows.to_numpy(), drawn.shape)[seen])
+    assert np.array_equal(drawn, imputer.sample(rows, draws=5))
+    assert not np.array_equal(drawn, imputer.sample(rows, draws=5, seed=1))
+    assert imputer.sample(rows).shape == (20, 10, 4)
+
+
+def test_an_imputer_fits_and_works_in_a_pipeline() -> None:
+    rows = table_rows(80).to_numpy()
+    imputer = VAEImputer(settings=QUICK, device="cpu", random_state=0)
+    pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), imputer)
+    filled = pipeline.fit_transform(rows)
+    assert np.isfinite(filled).all()
+    named = pipeline.set_output(transform="pandas").transform(rows)
+    assert named.columns.tolist() == ["x0", "x1", "x2", "x3"]
+    assert np.array_equal(named, filled)
+
+
+def test_images_of_either_kind() -> None:
+    grey = VAEDetector(
+        settings=settings(dataclasses.replace(TABLE_MODEL, likelihood="bernoulli")), device="cpu", random_state=0
+    ).fit(grey_images(60))
+    assert grey.predict(grey_images(5)).shape == (5,)
+    assert grey.explain(grey_images(5)).contributions.shape == (5, 1, 8, 9)
+    assert VAEImputer.from_detector(grey).transform(grey_images(5)).dtype == np.uint8
+    colour = VAEDetector(settings=settings(AUTOENCODER), device="cpu", random_state=0).fit(colour_images(60))
+    assert colour.score_samples(colour_images(5)).shape == (5,)
+    with pytest.raises(UnsupportedError, match=r"^an autoencoder gives no imputations: "):
+        VAEImputer.from_detector(colour).transform(colour_images(5))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "sentence"),
+    [
+        (table_rows(5), DataError, "3 training and 1 validation rows are too few; at least 8 and 1 are needed"),
+        (
+            table_rows(60).assign(tiny=np.nan),
+            DataError,
+            "training column 'tiny' has no value in any row; leave it out with --exclude",
+        ),
+        (np.zeros((20, 0)), SchemaError, "the table has no columns; give at least one"),
+        (np.zeros((0, 3)), DataError, "0 training and 0 validation rows are too few; at least 8 and 1 are needed"),
+        (np.zeros((20, 4, 4)), SchemaError, "images are 4x4; both sides must be at least 8 pixels"),
+        (np.zeros(20), SchemaError, "data has shape (20,); expected a table (B, D) or images (B, H, W) or (B, C, H, W)"),
+    ],
+)
+def test_data_that_cannot_be_learnt(rows: Any, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        quick(rows)
+
+
+def test_an_exported_detector_goes_on_as_before(table_detector: VAEDetector, table_folder: Path) -> None:
+    """The bundle's calibration is its own; the estimator's offset still fits the estimator's p-values."""
+    rows = table_detector.fitted_.calibration_samples
+    frame = table_detector.answers_.verdicts(rows.values, rows.observed)
+    assert table_folder.is_dir()
+    assert np.array_equal(frame["is_outlier"], -frame["score"] < table_detector.offset_)
+    # The threshold is the second largest of 48 scores: one row lies above it.
+    assert frame["is_outlier"].sum() == 1
+    assert isinstance(table_detector.answers_, Answers)
+
+
+def test_settings_are_completed_not_changed(table_detector: VAEDetector) -> None:
+    assert table_detector.settings_.model == TABLE_MODEL
+    assert isinstance(table_detector.settings_, Settings)
+    assert table_detector.settings is not None
+    assert table_detector.settings_.export.scores == ALL_SCORES
