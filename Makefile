@@ -1,6 +1,8 @@
 # Every target is an ordinary command; `make demo` and `make test` set up their environment themselves.
 PYTHON ?= python3
 BIN = .venv/bin
+# One thread per worker: with more, the workers' threads wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --doctest-modules
 
 .PHONY: demo test test-all quick lint types format clean
 
@@ -8,13 +10,13 @@ demo: .venv/ready
 	$(BIN)/vae-anomaly demo
 
 test: lint types
-	$(BIN)/pytest -m "not slow" --doctest-modules --cov --cov-report=term tests vae_anomaly
+	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 test-all: lint types
-	$(BIN)/pytest --doctest-modules --cov --cov-report=term tests vae_anomaly
+	$(PYTEST) --cov --cov-report=term
 
 quick: .venv/ready
-	$(BIN)/pytest -q -m "not slow" -x --ignore=tests/pipelines tests
+	$(PYTEST) -m "not slow" -x tests/serving tests/vae_anomaly/test_[b-m]*.py tests/vae_anomaly/test_[o-s]*.py
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

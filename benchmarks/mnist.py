@@ -127,7 +127,7 @@ def main() -> None:
     add_schedule_options(parser)
     options = parser.parse_args()
     test = images(options.data_root, False, options.limit)
-    torch.zeros(2, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]  # starts its threads
+    torch.zeros(2, requires_grad=True).sum().backward()  # starts its threads
     if options.contender == "notebook":
         flat = torch.from_numpy(test).flatten(1) / 255
         found = notebook.train(options.data_root, options.seed, options.short or 5, options.limit, flat)

@@ -65,7 +65,7 @@ def train(data_root: Path, seed: int, epochs: int, limit: int | None, test: Tens
         for x, _ in loader:
             optimizer.zero_grad()
             loss = negative_elbo(model, x.view(-1, 784))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             train_loss += loss.item()
             optimizer.step()
     seconds = watch.seconds

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import FIGURES, Figure, number
 from benchmarks.harness import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -30,189 +30,15 @@ NOTES = """## What is compared
   over torchvision's MNIST with `ToTensor`, 5 epochs. Every run has a fresh process. Times run from reading
   the files to the last step, without evaluation and without imports, on both sides.
 - **Test loss** is the negative ELBO with one draw per row, mean over the 10,000 test images.
-- **The schedule of the image recipe** is `recommended_training` on that same network and loss. Its time ends with
-  the first epoch after which the test loss is at most the notebook's own after 5 epochs, in the same pair.
-- **Scoring** is all five scores with one draw, batches of 1,024, 10,000 test images in memory. torch runs the very
-  modules that were exported, in inference mode with its default threads.
-- **Parity** is the largest difference between torch and onnxruntime, where 1 is the tolerance. *Spread* moves the decoder's
-  outputs apart, from -200 to 200. *Stretched* scales its last layer until they reach 200, and the rounding of
-  float32 with them: a worst case that no tolerance is promised for.
+- **The schedule of the image recipe** is `recommended_training` on that same network and loss. Its time
+  ends with the first epoch after which the test loss is at most the notebook's own after 5 epochs, in the
+  same pair.
+- **Scoring** is all five scores with one draw, batches of 1,024, 10,000 test images in memory. torch runs
+  the very modules that were exported, in inference mode with its default threads.
+- **Parity** is the largest difference between torch and onnxruntime, where 1 is the tolerance. The logits
+  are moved apart by fixed offsets from -200 to 200. *Stretched* scales the decoder's last layer until they
+  reach 200, and the rounding of float32 with them: a worst case that is not promised.
 """
-
-Cell = Callable[[dict[str, Any]], str]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table of figures.
-
-    Attributes
-    ----------
-    title, target : str
-    file, section : str
-        Where its values are.
-    measured : callable
-        A section to text; a key or value that is missing there is not measured.
-    """
-
-    title: str
-    target: str
-    file: str
-    section: str
-    measured: Cell
-
-
-def number(value: float) -> str:
-    """Four digits, thousands separated."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def with_spread(values: dict[str, Any]) -> str:
-    """Mean and deviation over seeds."""
-    return f"{values['mean']:.2f} ± {values['std']:.2f} ({len(values['values'])} seeds)"
-
-
-def times_faster(values: dict[str, Any]) -> str:
-    """A ratio with its range over pairs."""
-    return f"{values['median']:.2f} times ({values['least']:.2f} to {values['most']:.2f})"
-
-
-def until(values: dict[str, Any]) -> str:
-    """The ratio to the target, or in how many runs it was reached."""
-    if values["times_faster"]:
-        return times_faster(values["times_faster"])
-    return f"reached in {values['reached']} of {len(values['seeds'])} runs"
-
-
-def same_bits(values: dict[str, Any]) -> str:
-    """Both networks in one cell."""
-    return "; ".join(
-        f"{name}: {'identical' if values[name]['identical'] else 'differing'}, {values[name]['rows']:,} rows"
-        for name in ("mlp", "conv")
-    )
-
-
-def two(values: dict[str, Any], cell: Cell) -> str:
-    """The same cell for the MLP and for the convolutional model."""
-    return "; ".join(f"{name} {cell(values[name])}" for name in ("mlp", "conv"))
-
-
-FIGURES = (
-    Figure(
-        "`mnist-mlp`: training loss of epoch 5, nats",
-        "≤ 110.1",
-        "training",
-        "recipe",
-        lambda v: with_spread(v["ours"]["train_loss"]),
-    ),
-    Figure(
-        "`mnist-mlp`: test loss, nats",
-        "≤ 108.6",
-        "training",
-        "recipe",
-        lambda v: with_spread(v["ours"]["test_loss"]),
-    ),
-    Figure(
-        "the notebook's own losses beside it: training; test",
-        "",
-        "training",
-        "recipe",
-        lambda v: f"{with_spread(v['notebook']['train_loss'])}; {with_spread(v['notebook']['test_loss'])}",
-    ),
-    Figure(
-        "`mnist-mlp` against the notebook's loop, time",
-        "2 times faster, try for 4",
-        "training",
-        "recipe",
-        lambda v: times_faster(v["times_faster"]),
-    ),
-    Figure(
-        "seconds of the notebook; of `mnist-mlp`",
-        "",
-        "training",
-        "recipe",
-        lambda v: f"{number(v['notebook']['seconds']['mean'])}; {number(v['ours']['seconds']['mean'])}",
-    ),
-    Figure(
-        "schedule of the image recipe, time to the notebook's test loss",
-        "4 times faster, try for 10",
-        "training",
-        "schedule",
-        until,
-    ),
-    Figure(
-        "bfloat16 against float32, training on this CPU",
-        "",
-        "training",
-        "precision",
-        lambda v: two(v, lambda part: times_faster(part["times_faster"])),
-    ),
-    Figure(
-        "bfloat16 training, rows per second",
-        "",
-        "training",
-        "precision",
-        lambda v: two(v, lambda part: number(part["samples_per_second"]["bfloat16"])),
-    ),
-    Figure(
-        "onnxruntime against torch, five scores",
-        "2 times faster",
-        "runtime",
-        "scoring",
-        lambda v: two(v, lambda part: times_faster(part["times_faster"]["torch"])),
-    ),
-    Figure(
-        "the same with torch recording gradients",
-        "",
-        "runtime",
-        "scoring",
-        lambda v: two(v, lambda part: times_faster(part["times_faster"]["torch_with_autograd"])),
-    ),
-    Figure(
-        "rows scored per second by onnxruntime",
-        "",
-        "runtime",
-        "scoring",
-        lambda v: two(v, lambda part: number(part["rows_per_second"]["onnxruntime"])),
-    ),
-    Figure(
-        "parity over every recipe, logits from -200 to 200 (1 = the tolerance)",
-        "≤ 1",
-        "runtime",
-        "parity",
-        lambda v: (
-            f"{v['largest']['spread']:.2g} ({v['tried']} recipes); as trained {v['largest']['plain']:.2g}"
-        ),
-    ),
-    Figure(
-        "the same with the last layer stretched",
-        "",
-        "runtime",
-        "parity",
-        lambda v: f"{v['largest']['stretched']:.2g}",
-    ),
-    Figure(
-        "a row's bits across 1, 7, 64, 1,000 rows per call, batch sizes, order, threads, processes",
-        "identical",
-        "runtime",
-        "identity",
-        same_bits,
-    ),
-    Figure(
-        "torch loaded by `import serving`, `import vae_anomaly.runtime`",
-        "no",
-        "runtime",
-        "imports",
-        lambda v: "yes" if v["any_loads_torch"] else "no",
-    ),
-    Figure(
-        "seconds of `import vae_anomaly.runtime`",
-        "",
-        "runtime",
-        "imports",
-        lambda v: number(v["seconds"]["import vae_anomaly.runtime"]),
-    ),
-)
 
 
 def main() -> None:
@@ -248,24 +74,15 @@ def figures_table(results: dict[str, dict[str, Any]]) -> str:
         section = results.get(figure.file, {}).get(figure.section)
         cells = [figure.title, figure.target, MISSING, "", "", ""]
         if section is not None:
-            cells[2:] = [cell(figure.measured, section), *how(section, results)]
+            cells[2:] = [cell(figure, section), *how(section, results)]
         rows.append(cells)
     return "## Figures\n\n" + table(("figure", "target", "measured", "command", "date", "setup"), rows)
 
 
 def recipes_table(recipes: dict[str, Any]) -> str:
     """Every recipe once."""
-    header = (
-        "recipe",
-        "parameters",
-        "rows",
-        "epochs",
-        "seconds",
-        "training loss",
-        "validation loss",
-        "AUROC",
-        "date",
-    )
+    losses = ("training loss", "validation loss")
+    header = ("recipe", "parameters", "rows", "epochs", "seconds", *losses, "AUROC", "date")
     rows = [
         (
             name,
@@ -302,10 +119,14 @@ def setup(section: dict[str, Any]) -> str:
     machine, versions = section["measured"]["machine"], section["measured"]["versions"]
     gpus = ", ".join(machine["gpus"]) or "no GPU"
     packages = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {gpus}, {machine['system']}; "
-        f"OMP_NUM_THREADS {machine['threads']}; {packages}"
-    )
+    parts = [
+        machine["cpu"],
+        f"{machine['cores']} cores",
+        f"{machine['memory_gib']} GiB",
+        gpus,
+        machine["system"],
+    ]
+    return f"{', '.join(parts)}; OMP_NUM_THREADS {machine['threads']}; {packages}"
 
 
 def setups(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -319,10 +140,10 @@ def setups_list(results: dict[str, dict[str, Any]]) -> str:
     return "## Setups\n\n" + ("\n".join(lines) if lines else MISSING) + "\n"
 
 
-def cell(measured: Cell, section: dict[str, Any]) -> str:
+def cell(figure: Figure, section: dict[str, Any]) -> str:
     """The text of a figure, or that it is missing."""
     try:
-        return measured(section)
+        return figure.measured(section)
     except (KeyError, TypeError):
         return MISSING
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def scoring(fitted: Fitted, folder: Path, test: Samples, rounds: int) -> dict[st
     interleave(contenders, 2)
     times = interleave(contenders, rounds)
     rows = len(test.values)
-    found = {
+    found: dict[str, Any] = {
         "rows": rows,
         "batch": BATCH,
         "scores": list(fitted.manifest.scores),
@@ -213,21 +214,28 @@ def parity_section(options: argparse.Namespace, names: tuple[str, ...]) -> dict[
 
 def imports(rounds: int) -> dict[str, Any]:
     """Seconds of fresh interpreters, and whether torch was loaded in one."""
-
-    def start(statement: str) -> str:
-        code = f"import sys\n{statement}\nprint('torch' in sys.modules)"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-    loaded = {statement: start(statement).strip() == "True" for statement in STATEMENTS}
-    times = interleave({statement: lambda s=statement: start(s) for statement in STATEMENTS}, rounds)
+    loaded = {statement: loads_torch(statement) for statement in STATEMENTS}
+    times = interleave({statement: partial(loads_torch, statement) for statement in STATEMENTS}, rounds)
     middle = {statement: statistics.median(taken) for statement, taken in times.items()}
     empty = middle.pop("pass")
-    found = {"seconds": {key: value - empty for key, value in middle.items()}, "loads_torch": loaded}
+    seconds = {statement: value - empty for statement, value in middle.items()}
     show(
         "imports",
-        [{"statement": k, "seconds": v, "loads torch": loaded[k]} for k, v in found["seconds"].items()],
+        [{"statement": key, "seconds": value, "loads torch": loaded[key]} for key, value in seconds.items()],
     )
-    return {**found, "interpreter_seconds": empty, "any_loads_torch": any(loaded.values())}
+    return {
+        "seconds": seconds,
+        "loads_torch": loaded,
+        "any_loads_torch": any(loaded.values()),
+        "interpreter_seconds": empty,
+    }
+
+
+def loads_torch(statement: str) -> bool:
+    """Whether a fresh interpreter has torch in its modules after a statement."""
+    code = f"import sys\n{statement}\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip() == "True"
 
 
 if __name__ == "__main__":

@@ -180,7 +180,9 @@ def precision(options: argparse.Namespace) -> dict[str, Any]:
 
 def time_precisions(network: ModelConfig, values: np.ndarray, rounds: int) -> Times:
     """Seconds of one epoch in each precision, interleaved, after one epoch to warm up."""
-    contenders = {name: epoch_of(network, values, name) for name in PRECISIONS}
+    contenders: dict[str, Callable[[], object]] = {
+        name: epoch_of(network, values, name) for name in PRECISIONS
+    }
     for contender in contenders.values():
         contender()
     return interleave(contenders, rounds)

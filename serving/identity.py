@@ -98,7 +98,7 @@ def _first_true_repeat(batches: Iterable[Array], suspects: list[Hashes], window:
             if not _holds(suspects[block], hashes[i]):
                 continue
             if (first := seen.setdefault((block, ids[i]), row)) != row:
-                return Repeat(ids[i], first, row)
+                return Repeat(ids[i : i + 1].tolist()[0], first, row)
         start += len(ids)
     return None
 

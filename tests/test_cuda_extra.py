@@ -21,8 +21,6 @@ PROVIDER = "libonnxruntime_providers_cuda.so"
 # What every Linux has, and what comes with the driver.
 SYSTEM = re.compile(r"^(libc|libm|libstdc\+\+|libgcc_s|libpthread|libdl|librt|ld-linux-x86-64)\.so\.\d+$")
 DRIVER = "libcuda.so.1"
-# cuDNN and the others that the provider opens itself, by name, when it starts.
-OPENED = re.compile(rb"lib(?:cudnn|cublas|cublasLt|cufft|curand|cudart|nvrtc)\.so\.\d+")
 DYNAMIC, NEEDED, STRINGS = 2, 1, 5
 
 
@@ -42,17 +40,10 @@ def needed_libraries(path: Path) -> set[str]:
         return {data[at : data.find(b"\0", at)].decode() for at in offsets}
 
 
-def opened_libraries(path: Path) -> set[str]:
-    """Names of CUDA libraries that stand in the file as text, to be opened at run time."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return {name.decode() for name in OPENED.findall(data)}
-
-
 def extra() -> list[Requirement]:
-    """The `cuda` extra of this project, for this machine."""
+    """The `cuda` extra of this project."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(text) for text in project["optional-dependencies"]["cuda"]]
-    return [item for item in wanted if item.marker is None or item.marker.evaluate()]
+    return [Requirement(text) for text in project["optional-dependencies"]["cuda"]]
 
 
 def closure(wanted: list[Requirement]) -> tuple[dict[str, Distribution], set[str]]:
@@ -60,7 +51,8 @@ def closure(wanted: list[Requirement]) -> tuple[dict[str, Distribution], set[str
     found: dict[str, Distribution] = {}
     missing: set[str] = set()
     seen: set[tuple[str, str]] = set()
-    waiting = [(item.name, name) for item in wanted for name in ("", *item.extras)]
+    here = [item for item in wanted if item.marker is None or item.marker.evaluate()]
+    waiting = [(item.name, name) for item in here for name in ("", *item.extras)]
     while waiting:
         name, chosen = waiting.pop()
         name = canonicalize_name(name)
@@ -99,7 +91,7 @@ def test_the_reader_reads_needed_libraries() -> None:
 def test_the_extra_brings_every_library_of_the_cuda_provider(provider: Path) -> None:
     found, missing = closure(extra())
     shipped = {file.name for distribution in found.values() for file in distribution.files or ()}
-    wanted = needed_libraries(provider) | opened_libraries(provider)
+    wanted = needed_libraries(provider)
     assert "libcublas.so" in {name.rpartition(".")[0] for name in wanted}
     lacking = {name for name in wanted - shipped if name != DRIVER and not SYSTEM.match(name)}
     if lacking and missing:
@@ -109,11 +101,4 @@ def test_the_extra_brings_every_library_of_the_cuda_provider(provider: Path) -> 
 
 def test_the_extra_names_cublas_itself() -> None:
     """onnxruntime's own extras leave it out: it must not hang on what cuDNN happens to need."""
-    names = {canonicalize_name(item.name) for item in map(Requirement, extra_texts())}
-    assert {"onnxruntime-gpu", "nvidia-cublas"} <= names
-
-
-def extra_texts() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    texts: list[str] = project["optional-dependencies"]["cuda"]
-    return texts
+    assert {"onnxruntime-gpu", "nvidia-cublas"} <= {canonicalize_name(item.name) for item in extra()}

@@ -52,7 +52,7 @@ class Backend(Protocol):
 
 
 class Explanation(NamedTuple):
-    """Why a row scored as it did.
+    """Why a row scored as it did; columns of a table in the model's order, `schema.names`.
 
     Attributes
     ----------
@@ -70,6 +70,8 @@ class Explanation(NamedTuple):
 
 class Imputation(NamedTuple):
     """Filled samples and how far to trust them.
+
+    All but ``mean`` have the columns of a table in the model's order, `schema.names`.
 
     Attributes
     ----------

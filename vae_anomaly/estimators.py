@@ -21,7 +21,7 @@ from vae_anomaly.fitting import Settings, fit_model, split_parts
 from vae_anomaly.schema import Array, TableSchema, infer_schema
 
 
-class _NotFitted(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
+class _NotFittedError(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
     """Ours and scikit-learn's in one: whoever waits for either catches it."""
 
 
@@ -79,7 +79,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
     def answers_(self) -> Answers:
         """Every question that a bundle answers, from the fitted modules."""
         if not hasattr(self, "fitted_"):
-            raise _NotFitted(
+            raise _NotFittedError(
                 f"this {type(self).__name__} is not fitted yet; call fit with training data first"
             )
         answers: Answers = self.fitted_.answers()

@@ -6,13 +6,16 @@ import logging
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tiny_runs import Done, Shell, Tracked, tiny_digits
 
 from pipelines.train import train
+from vae_anomaly.assembly import Fitted
 from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client, mlflow_session
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -60,23 +63,47 @@ def root(tmp_path: Path, empty_store: Path) -> Path:
 
 
 @pytest.fixture
-def shell(capfd: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+def shell(capfd: pytest.CaptureFixture[str]) -> Shell:
     """Run a command line in this process, all of `main` included; what it changes is put back."""
     from pipelines.cli import main
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        with _signals_and_logs_put_back(), pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        return Done(int(left.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@contextmanager
+def _signals_and_logs_put_back() -> Iterator[None]:
     from pipelines.console import OWN_PACKAGES
 
     loggers = [logging.getLogger(name) for name in (None, *OWN_PACKAGES)]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     handler = signal.getsignal(signal.SIGTERM)
+    loggers[0].handlers.clear()  # pytest's own: with them the command line would not add its own
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
 
-    def call(*arguments: object) -> Done:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        return Done(int(left.value.code or 0), *capfd.readouterr())
 
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+@pytest.fixture
+def exported(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> list[Fitted]:
+    """The export, which takes long, only copies a bundle here; what it was asked to export is kept."""
+    from pipelines import train as train_module
+
+    asked: list[Fitted] = []
+
+    def copy(fitted: Fitted, folder: Path) -> str:
+        asked.append(fitted)
+        shutil.copytree(tracked.run.bundle, folder)
+        return tracked.run.digest
+
+    monkeypatch.setattr(train_module, "export_bundle", copy)
+    return asked

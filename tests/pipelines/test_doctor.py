@@ -78,8 +78,9 @@ def test_absent_cuda_is_a_note_that_says_why(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("free", "status", "said"), [(3e9, "ok", "3.0 GB free at {}"), (1e9, "fail", "1.0 GB free at {}; free at least 2 GB")]
-)  # fmt: skip
+    ("free", "status", "said"),
+    [(3e9, "ok", "3.0 GB free at {}"), (1e9, "fail", "1.0 GB free at {}; free at least 2 GB")],
+)
 def test_a_full_disk_fails(
     free: float, status: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

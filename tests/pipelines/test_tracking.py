@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from pipelines.sync import sync
 from pipelines.tracking import Tracker
 from vae_anomaly.exceptions import ConfigError, TrackingError
-from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client, mlflow_session, redact
+from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_session, redact
 
 DIGEST = "ab" * 32
 

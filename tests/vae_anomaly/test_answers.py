@@ -1,4 +1,4 @@
-"""Every question, asked with whatever callers hold: same bits, clear refusals, null where nothing is known."""
+"""Every question, asked with whatever callers hold: same bits, refusals, null where nothing is known."""
 
 from __future__ import annotations
 
@@ -81,11 +81,12 @@ def test_any_rate_is_judged_without_refit(table_bundle: Bundle, rate: float) -> 
 
 def test_a_rate_that_the_calibration_cannot_promise(table_bundle: Bundle) -> None:
     sentence = (
-        "a false alarm rate of 0.01 needs at least 99 normal rows, got 48; hold out more rows or accept a higher rate"
+        "a false alarm rate of 0.01 needs at least 99 normal rows, got 48; "
+        "hold out more rows or accept a higher rate"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=0.01)
-    with pytest.raises(ConfigError, match="^the false alarm rate is 1.5; choose one above 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"^the false alarm rate is 1\.5; choose one above 0 and below 1"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=1.5)
 
 
@@ -100,7 +101,9 @@ def test_scores_and_p_values_are_the_verdicts(bundle: Bundle) -> None:
         assert np.array_equal(bundle.p_values(x, score=name), expected)
     assert np.array_equal(bundle.p_values(x), frame["p_value"])
     assert np.array_equal(bundle.p_values(x, score=bundle.default_score), frame["p_value"])
-    with pytest.raises(ConfigError, match=f"^this model has no score 'elbo'; it has {', '.join(bundle.score_names)}$"):
+    with pytest.raises(
+        ConfigError, match=f"^this model has no score 'elbo'; it has {', '.join(bundle.score_names)}$"
+    ):
         bundle.p_values(x, score="elbo")
 
 
@@ -201,7 +204,19 @@ def test_float_pixels_out_of_range_are_clipped_and_counted(autoencoder_bundle: B
         lambda x: pd.DataFrame(x, columns=table_rows().columns).astype("Float64"),
         lambda x: pd.DataFrame(x, columns=table_rows().columns).astype("float64[pyarrow]"),
     ],
-    ids=["big-endian", "object", "None", "list", "Fortran", "strided", "frame", "order", "objects", "null", "arrow"],
+    ids=[
+        "big-endian",
+        "object",
+        "None",
+        "list",
+        "Fortran",
+        "strided",
+        "frame",
+        "order",
+        "objects",
+        "null",
+        "arrow",
+    ],
 )
 def test_a_table_is_the_same_in_any_dress(table_bundle: Bundle, cast: Any) -> None:
     x = rows_of(table_bundle)
@@ -210,7 +225,11 @@ def test_a_table_is_the_same_in_any_dress(table_bundle: Bundle, cast: Any) -> No
     for mine, theirs in zip(table_bundle.encode(given), table_bundle.encode(x), strict=True):
         assert mine is not None
         assert np.array_equal(mine, theirs)
-    order = [list(given.columns).index(name) for name in table_rows().columns] if isinstance(given, pd.DataFrame) else []
+    order = (
+        [list(given.columns).index(name) for name in table_rows().columns]
+        if isinstance(given, pd.DataFrame)
+        else []
+    )
     mean = np.asarray(table_bundle.impute(given).mean, dtype=np.float64)
     assert np.array_equal(mean[:, order] if order else mean, table_bundle.impute(x).mean)
 
@@ -240,16 +259,24 @@ def test_bool_images_are_zero_and_one(image_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda f: f.assign(plain="a"), "column 'plain' has dtype .*; expected numbers: convert it or leave it out"),
+        (
+            lambda f: f.assign(plain="a"),
+            "column 'plain' has dtype .*; expected numbers: convert it or leave it out",
+        ),
         (lambda f: f.assign(plain=1j), "column 'plain' has dtype complex128; expected numbers.*"),
         (lambda f: f.rename(columns={"plain": "plane"}), "unknown column 'plane'; did you mean 'plain'?.*"),
         (lambda f: f.drop(columns="plain"), r"missing columns \['plain'\]; to leave a value out, .*"),
-        (lambda f: f.assign(plain=np.inf), r"infinite values in row \[0, 1, 2\]; use NaN for a missing value"),
+        (
+            lambda f: f.assign(plain=np.inf),
+            r"infinite values in row \[0, 1, 2\]; use NaN for a missing value",
+        ),
         (lambda f: f.to_numpy()[:, :3], r"rows have shape \(3, 3\); expected \(B, 4\)"),
         (lambda f: [[1.0, 2.0], [3.0]], "cells are ragged; give every row the same length"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_every_question(table_bundle: Bundle, change: Any, sentence: str) -> None:
+def test_what_does_not_fit_is_refused_by_every_question(
+    table_bundle: Bundle, change: Any, sentence: str
+) -> None:
     given = change(table_rows(3))
     for question in (table_bundle.verdicts, table_bundle.explain, table_bundle.encode, table_bundle.impute):
         with pytest.raises(SchemaError, match=f"^{sentence}$"):
@@ -322,7 +349,7 @@ def test_samples_follow_their_seed(vae: Bundle) -> None:
     assert np.array_equal(first, vae.sample(20, seed=1))
     assert np.array_equal(first[:5], vae.sample(5, seed=1))
     assert not np.array_equal(first, vae.sample(20, seed=2))
-    with pytest.raises(ConfigError, match="^the number of samples must not be negative, got -1$"):
+    with pytest.raises(ConfigError, match=r"^the number of samples must not be negative, got -1$"):
         vae.sample(-1)
 
 
@@ -443,7 +470,7 @@ def test_a_unique_index_names_the_rows(table_bundle: Bundle) -> None:
     assert np.array_equal(by_number, by_array)
     shuffled = rows.iloc[[7, 3, 11]]
     assert np.array_equal(table_bundle.impute(shuffled, draws=2).draws, by_number[:, [7, 3, 11]])
-    with pytest.raises(SchemaError, match="^got 2 ids for 40 rows; give one id per row$"):
+    with pytest.raises(SchemaError, match=r"^got 2 ids for 40 rows; give one id per row$"):
         table_bundle.impute(rows, draws=2, ids=["a", "b"])
 
 
@@ -504,11 +531,10 @@ def test_an_autoencoder_says_what_it_cannot(autoencoder_bundle: Bundle, what: st
     sentence = (
         f"an autoencoder gives no {what}: its code has no distribution to weigh or draw from; train a VAE"
     )
+    ask: Any = autoencoder_bundle.impute if what == "imputations" else autoencoder_bundle.sample
+    given: Any = colour_images(2) if what == "imputations" else 2
     with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
-        if what == "imputations":
-            autoencoder_bundle.impute(colour_images(2))
-        else:
-            autoencoder_bundle.sample(2)
+        ask(given)
 
 
 # -- batches ----------------------------------------------------------------------------------------

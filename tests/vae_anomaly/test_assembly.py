@@ -56,7 +56,8 @@ def test_unknown_and_impossible_scores() -> None:
     with pytest.raises(ConfigError, match=f"^unknown score 'elbow'; choose among {known}$"):
         fit(table_rows(40), TABLE_MODEL, scores=("elbow",))
     sentence = (
-        "an autoencoder has no iw_nll: it has no distribution over z; use recon or latent_maha, or train a VAE"
+        "an autoencoder has no iw_nll: it has no distribution over z; "
+        "use recon or latent_maha, or train a VAE"
     )
     with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
         fit(table_rows(40), AUTOENCODER, scores=("iw_nll",))
@@ -80,7 +81,9 @@ def test_calibration_needs_rows() -> None:
     schema = infer_schema(rows)
     parts = split_parts(schema.read(rows), 0)
     none = Parts(parts.train, parts.validation, schema.read(rows.iloc[:0]))
-    with pytest.raises(CalibrationError, match="^no row was held out for calibration; leave a share for it$"):
+    with pytest.raises(
+        CalibrationError, match=r"^no row was held out for calibration; leave a share for it$"
+    ):
         fit_model(schema, none, settings(TABLE_MODEL), device="cpu")
 
 

@@ -59,17 +59,22 @@ def test_the_card_of_a_vae_word_for_word() -> None:
 
 
 def test_an_autoencoder_says_why_it_has_less() -> None:
-    card = model_card(replace(VAE, kind="autoencoder", imputation={}, scores=("recon",), default_score="recon"))
-    assert (
-        "A plain autoencoder. It has no ELBO, because its code has no distribution whose divergence from a prior "
-        "could be measured, and no imputation, because there is nothing to weigh or draw from."
-    ) in card
+    card = model_card(
+        replace(VAE, kind="autoencoder", imputation={}, scores=("recon",), default_score="recon")
+    )
+    why = (
+        "A plain autoencoder. It has no ELBO, because its code has no distribution whose divergence from "
+        "a prior could be measured, and no imputation, because there is nothing to weigh or draw from."
+    )
+    assert why in card
     assert "importance samples" not in card
 
 
 def test_warnings_and_what_comes_from_single_rows_are_told() -> None:
     table = TableSchema((Column("a"), Column("b"), Column("c")))
-    card = model_card(replace(VAE, schema=table, warnings=("column 'a' is constant",), derived_from_rows=("bank",)))
+    card = model_card(
+        replace(VAE, schema=table, warnings=("column 'a' is constant",), derived_from_rows=("bank",))
+    )
     assert card.endswith("\n## Warnings\n\n- column 'a' is constant\n")
     assert "- derived from single training rows: bank\n" in card
     assert "| sample | table row of 3 columns |" in card

@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.exceptions
-from sample_models import ALL_SCORES, AUTOENCODER, TABLE_MODEL, colour_images, grey_images, settings, table_rows
+from sample_models import (
+    ALL_SCORES,
+    AUTOENCODER,
+    TABLE_MODEL,
+    colour_images,
+    grey_images,
+    settings,
+    table_rows,
+)
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -28,7 +36,9 @@ QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
 
 
 def quick(rows: Any, **choices: Any) -> VAEDetector:
-    fitted: VAEDetector = VAEDetector(settings=QUICK, device="cpu", **({"random_state": 0} | choices)).fit(rows)
+    fitted: VAEDetector = VAEDetector(settings=QUICK, device="cpu", **({"random_state": 0} | choices)).fit(
+        rows
+    )
     return fitted
 
 
@@ -217,7 +227,9 @@ def test_an_imputer_fits_and_works_in_a_pipeline() -> None:
 
 def test_images_of_either_kind() -> None:
     grey = VAEDetector(
-        settings=settings(dataclasses.replace(TABLE_MODEL, likelihood="bernoulli")), device="cpu", random_state=0
+        settings=settings(dataclasses.replace(TABLE_MODEL, likelihood="bernoulli")),
+        device="cpu",
+        random_state=0,
     ).fit(grey_images(60))
     assert grey.predict(grey_images(5)).shape == (5,)
     assert grey.explain(grey_images(5)).contributions.shape == (5, 1, 8, 9)
@@ -231,16 +243,28 @@ def test_images_of_either_kind() -> None:
 @pytest.mark.parametrize(
     ("rows", "error", "sentence"),
     [
-        (table_rows(5), DataError, "3 training and 1 validation rows are too few; at least 8 and 1 are needed"),
+        (
+            table_rows(5),
+            DataError,
+            "3 training and 1 validation rows are too few; at least 8 and 1 are needed",
+        ),
         (
             table_rows(60).assign(tiny=np.nan),
             DataError,
             "training column 'tiny' has no value in any row; leave it out with --exclude",
         ),
         (np.zeros((20, 0)), SchemaError, "the table has no columns; give at least one"),
-        (np.zeros((0, 3)), DataError, "0 training and 0 validation rows are too few; at least 8 and 1 are needed"),
+        (
+            np.zeros((0, 3)),
+            DataError,
+            "0 training and 0 validation rows are too few; at least 8 and 1 are needed",
+        ),
         (np.zeros((20, 4, 4)), SchemaError, "images are 4x4; both sides must be at least 8 pixels"),
-        (np.zeros(20), SchemaError, "data has shape (20,); expected a table (B, D) or images (B, H, W) or (B, C, H, W)"),
+        (
+            np.zeros(20),
+            SchemaError,
+            "data has shape (20,); expected a table (B, D) or images (B, H, W) or (B, C, H, W)",
+        ),
     ],
 )
 def test_data_that_cannot_be_learnt(rows: Any, error: type[Exception], sentence: str) -> None:

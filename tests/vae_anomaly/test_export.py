@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -97,7 +96,9 @@ def same_answers(torch_answers: Answers, bundle: Answers, x: Array, observed: Ar
     assert np.array_equal(theirs["clipped"], ours["clipped"])
     assert np.array_equal(theirs["score"].isna(), ours["score"].isna())
     explained, expected = bundle.explain(x, observed), torch_answers.explain(x, observed)
-    close(explained.contributions, expected.contributions, np.nanmax(expected.contributions, axis=0) + 1, 1e-5)
+    close(
+        explained.contributions, expected.contributions, np.nanmax(expected.contributions, axis=0) + 1, 1e-5
+    )
     spread = np.nanmax(np.abs(expected.reconstruction), axis=0)
     close(explained.reconstruction, expected.reconstruction, spread, 1e-5)
     for actual, latent in zip(bundle.encode(x, observed), torch_answers.encode(x, observed), strict=True):
@@ -133,7 +134,9 @@ def test_p_values_of_graph_and_table_are_one(bundle: Bundle, kind: str) -> None:
     assert np.array_equal(frame["p_value"], p_values(bundle.calibration["score_score"], frame["score"]))
     for name in bundle.score_names:
         table = bundle.calibration[f"score_{name}"]
-        assert np.array_equal(bundle.p_values(unseen(kind), score=name), p_values(table, frame[f"score_{name}"]))
+        assert np.array_equal(
+            bundle.p_values(unseen(kind), score=name), p_values(table, frame[f"score_{name}"])
+        )
 
 
 def test_the_calibration_table_is_the_graphs_own_scores(fitted: Fitted, bundle: Bundle) -> None:
@@ -331,7 +334,7 @@ def test_a_failed_export_leaves_nothing_behind(
     table = autoencoder_fitted.score_graph.p_value
     with pytest.raises(type(error)):
         export_bundle(autoencoder_fitted, tmp_path / "bundle")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     assert autoencoder_fitted.score_graph.p_value is table
     assert "score_score" in autoencoder_fitted.calibration
 

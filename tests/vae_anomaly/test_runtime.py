@@ -16,12 +16,16 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from sample_models import grey_images, table_rows
+from sample_models import ALL_SCORES, fit, grey_images, table_rows
 
 from vae_anomaly import runtime
 from vae_anomaly.bundle import MANIFEST, Manifest, seal
 from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError, SchemaError, TamperedBundleError
+from vae_anomaly.export import export_bundle
+from vae_anomaly.fitting import recommended_model
+from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import CPU, CUDA, Bundle, load_bundle
+from vae_anomaly.schema import infer_schema
 
 AGAIN = "; fetch the bundle again or export it anew"
 HAS_DRIVER = runtime._driver_present()
@@ -141,12 +145,14 @@ def test_a_bundle_opens_from_its_folder(table_folder: Path) -> None:
 
 
 def test_another_digest_is_refused(table_folder: Path) -> None:
-    with pytest.raises(TamperedBundleError, match=r"has the digest \w{64}, expected 0{64}; fetch the bundle again$"):
+    with pytest.raises(
+        TamperedBundleError, match=r"has the digest \w{64}, expected 0{64}; fetch the bundle again$"
+    ):
         load_bundle(table_folder, device="cpu", expected_digest="0" * 64)
 
 
 def test_no_bundle_no_answer(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="^no bundle folder at '.*nowhere'; give a folder, runs:/"):
+    with pytest.raises(BundleError, match=r"^no bundle folder at '.*nowhere'; give a folder, runs:/"):
         load_bundle(tmp_path / "nowhere")
 
 
@@ -171,7 +177,7 @@ def test_a_session_is_deterministic_and_leaves_the_cores_alone(image_folder: Pat
 
 
 def test_an_unknown_device_is_refused(table_folder: Path) -> None:
-    with pytest.raises(DeviceError, match="^unknown device 'gpu'; choose auto, cpu, cuda$"):
+    with pytest.raises(DeviceError, match=r"^unknown device 'gpu'; choose auto, cpu, cuda$"):
         load_bundle(table_folder, device="gpu")
 
 
@@ -259,7 +265,12 @@ def refused(folder: Path, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*(f"{g}.onnx" for g in ("score", "explain", "encode", "decode", "impute")), "calibration.npz", "golden.npz"]
+    "name",
+    [
+        *(f"{g}.onnx" for g in ("score", "explain", "encode", "decode", "impute")),
+        "calibration.npz",
+        "golden.npz",
+    ],
 )
 def test_a_missing_file_is_named(table_folder: Path, tmp_path: Path, name: str) -> None:
     folder = resealed(table_folder, tmp_path / "b", drop=name)
@@ -268,7 +279,10 @@ def test_a_missing_file_is_named(table_folder: Path, tmp_path: Path, name: str) 
 
 def test_an_autoencoder_needs_no_impute_graph(autoencoder_folder: Path, tmp_path: Path) -> None:
     assert not (autoencoder_folder / "impute.onnx").exists()
-    assert load_bundle(resealed(autoencoder_folder, tmp_path / "b", drop="README.md"), device="cpu").kind == "autoencoder"
+    assert (
+        load_bundle(resealed(autoencoder_folder, tmp_path / "b", drop="README.md"), device="cpu").kind
+        == "autoencoder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +296,10 @@ def test_an_autoencoder_needs_no_impute_graph(autoencoder_folder: Path, tmp_path
         ({"imputation": {"draws": 100}}, ": chunk is None, expected a number above 0"),
         ({"imputation": {"draws": 0, "chunk": 50}}, ": draws is 0, expected a number above 0"),
         ({"provenance": {"rows_calibration": True}}, ": rows_calibration is True, expected a number above 0"),
-        ({"provenance": {"rows_calibration": 47}}, ": calibration.npz holds no 47 calibration scores of 'neg_elbo'"),
+        (
+            {"provenance": {"rows_calibration": 47}},
+            ": calibration.npz holds no 47 calibration scores of 'neg_elbo'",
+        ),
         ({"latent_size": 3}, ": calibration.npz holds no noise in 3 latent dimensions"),
         ({"scores": ("neg_elbo", "best")}, ": calibration.npz holds no 48 calibration scores of 'best'"),
     ],
@@ -320,7 +337,10 @@ def calibration_of(folder: Path, change: Callable[[dict[str, Array]], Any]) -> b
             ": calibration.npz holds no 48 calibration scores of 'rate'",
         ),
         (lambda tables: tables.pop("noise"), ": calibration.npz holds no noise in 2 latent dimensions"),
-        (lambda tables: tables.pop("score_score"), ": calibration.npz holds no 48 calibration scores of 'score'"),
+        (
+            lambda tables: tables.pop("score_score"),
+            ": calibration.npz holds no 48 calibration scores of 'score'",
+        ),
         (
             lambda tables: tables.update(score_score=tables["score_score"] - 1e9),
             " fails its self-test: score.onnx and calibration.npz disagree on p-values",
@@ -418,5 +438,37 @@ def test_a_bundle_answers_after_its_folder_is_gone(table_folder: Path, tmp_path:
 
 
 def test_text_in_a_sample_reaches_no_graph(table_bundle: Bundle) -> None:
-    with pytest.raises(SchemaError, match="^column 'plain' has dtype"):
+    with pytest.raises(SchemaError, match=r"^column 'plain' has dtype"):
         table_bundle.scores(table_rows(2).assign(plain=["a", "b"]))
+
+
+# -- networks of real size --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["mlp", "conv"])
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """784-400-20 and the recommended convolutions, on 28x28: kernels of another size, other code paths."""
+    images = np.random.default_rng(0).integers(0, 256, (240, 28, 28)).astype(np.uint8)
+    config = (
+        ModelConfig(hidden=(400,), latent_size=20, likelihood="bernoulli", mask_input=False)
+        if request.param == "mlp"
+        else recommended_model(infer_schema(images))
+    )
+    fitted = fit(images, config, epochs=1, scores=ALL_SCORES, draws=2, imputation_draws=50)
+    folder = tmp_path_factory.mktemp("real") / "bundle"
+    export_bundle(fitted, folder)
+    return load_bundle(folder, device="cpu", threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_bits_hold_for_networks_of_real_size(real: Bundle, question: Question) -> None:
+    many = 200 if question is impute else ROWS
+    x = np.random.default_rng(1).integers(0, 256, (ROWS, 1, 28, 28)).astype(np.uint8)
+    observed = mask_of(x)[:many]
+    x = x[:many]
+    expected = question(real, x, observed)
+    for batch_size, threads in ((1, 1), (7, 2), (64, 4), (1000, 1)):
+        other = load_bundle(real.path, device="cpu", batch_size=batch_size, threads=threads, self_test=False)
+        rows = slice(0, many if batch_size > 7 else 50)
+        same_bits(question(other, x[rows], observed[rows]), [part[rows] for part in expected])

@@ -59,7 +59,11 @@ def outputs(**values: Any) -> dict[str, Any]:
         (TABLE, {"ess": [1.0, 50.0], "next_log_total": [0.1, -100.0]}, "ess", [1.2e-4, 0.105]),
         (
             TABLE,
-            {"mean_raw": [[2.0, 5.0], [2.0, 5.0]], "std_raw": [[1.0, 0.0]] * 2, "next_log_total": [1.0, 100.0]},
+            {
+                "mean_raw": [[2.0, 5.0], [2.0, 5.0]],
+                "std_raw": [[1.0, 0.0]] * 2,
+                "next_log_total": [1.0, 100.0],
+            },
             "mean_raw",
             [[1.1e-4, 1e-5], [1.1e-3, 1e-5]],
         ),
@@ -84,9 +88,9 @@ def test_differences_are_told_in_tolerances_per_output() -> None:
 
 def test_state_draws_and_p_values_are_judged_elsewhere() -> None:
     expected = outputs(next_mean=[1.0], draws_raw=[1.0], p_value=[0.1], score=[1.0])
-    assert disagreements(expected, outputs(next_mean=[9.0], draws_raw=[9.0], p_value=[0.9], score=[1.0]), TABLE) == {
-        "score": 0.0
-    }
+    assert disagreements(
+        expected, outputs(next_mean=[9.0], draws_raw=[9.0], p_value=[0.9], score=[1.0]), TABLE
+    ) == {"score": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""The figures that docs/benchmarks.md shows, and where in the files of results each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Cell = Callable[[dict[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table of figures.
+
+    Attributes
+    ----------
+    title, target : str
+    file, section : str
+        Where its values are.
+    measured : callable
+        A section to text; a key or value that is missing there is not measured.
+    """
+
+    title: str
+    target: str
+    file: str
+    section: str
+    measured: Cell
+
+
+def number(value: float) -> str:
+    """Four digits, thousands separated."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def with_spread(values: dict[str, Any]) -> str:
+    """Mean and deviation over seeds."""
+    return f"{values['mean']:.2f} ± {values['std']:.2f} ({len(values['values'])} seeds)"
+
+
+def times_faster(values: dict[str, Any]) -> str:
+    """A ratio with its range over pairs."""
+    return f"{values['median']:.2f} times ({values['least']:.2f} to {values['most']:.2f})"
+
+
+def until(values: dict[str, Any]) -> str:
+    """The ratio to the target, or in how many runs it was reached."""
+    if values["times_faster"]:
+        return times_faster(values["times_faster"])
+    return f"reached in {values['reached']} of {len(values['seeds'])} runs"
+
+
+def same_bits(values: dict[str, Any]) -> str:
+    """Both networks in one cell."""
+    return "; ".join(
+        f"{name}: {'identical' if values[name]['identical'] else 'differing'}, {values[name]['rows']:,} rows"
+        for name in ("mlp", "conv")
+    )
+
+
+def two(values: dict[str, Any], cell: Cell) -> str:
+    """The same cell for the MLP and for the convolutional model."""
+    return "; ".join(f"{name} {cell(values[name])}" for name in ("mlp", "conv"))
+
+
+FIGURES = (
+    Figure(
+        "`mnist-mlp`: training loss of epoch 5, nats",
+        "≤ 110.1",
+        "training",
+        "recipe",
+        lambda v: with_spread(v["ours"]["train_loss"]),
+    ),
+    Figure(
+        "`mnist-mlp`: test loss, nats",
+        "≤ 108.6",
+        "training",
+        "recipe",
+        lambda v: with_spread(v["ours"]["test_loss"]),
+    ),
+    Figure(
+        "the notebook's own losses beside it: training; test",
+        "",
+        "training",
+        "recipe",
+        lambda v: f"{with_spread(v['notebook']['train_loss'])}; {with_spread(v['notebook']['test_loss'])}",
+    ),
+    Figure(
+        "`mnist-mlp` against the notebook's loop, time",
+        "2 times faster, try for 4",
+        "training",
+        "recipe",
+        lambda v: times_faster(v["times_faster"]),
+    ),
+    Figure(
+        "seconds of the notebook; of `mnist-mlp`",
+        "",
+        "training",
+        "recipe",
+        lambda v: f"{number(v['notebook']['seconds']['mean'])}; {number(v['ours']['seconds']['mean'])}",
+    ),
+    Figure(
+        "schedule of the image recipe, time to the notebook's test loss",
+        "4 times faster, try for 10",
+        "training",
+        "schedule",
+        until,
+    ),
+    Figure(
+        "bfloat16 against float32, training on this CPU",
+        "",
+        "training",
+        "precision",
+        lambda v: two(v, lambda part: times_faster(part["times_faster"])),
+    ),
+    Figure(
+        "bfloat16 training, rows per second",
+        "",
+        "training",
+        "precision",
+        lambda v: two(v, lambda part: number(part["samples_per_second"]["bfloat16"])),
+    ),
+    Figure(
+        "onnxruntime against torch, five scores",
+        "2 times faster",
+        "runtime",
+        "scoring",
+        lambda v: two(v, lambda part: times_faster(part["times_faster"]["torch"])),
+    ),
+    Figure(
+        "the same with torch recording gradients",
+        "",
+        "runtime",
+        "scoring",
+        lambda v: two(v, lambda part: times_faster(part["times_faster"]["torch_with_autograd"])),
+    ),
+    Figure(
+        "rows scored per second by onnxruntime",
+        "",
+        "runtime",
+        "scoring",
+        lambda v: two(v, lambda part: number(part["rows_per_second"]["onnxruntime"])),
+    ),
+    Figure(
+        "parity over every recipe, logits from -200 to 200 (1 = the tolerance)",
+        "≤ 1",
+        "runtime",
+        "parity",
+        lambda v: (
+            f"{v['largest']['spread']:.2g} ({v['tried']} recipes); as trained {v['largest']['plain']:.2g}"
+        ),
+    ),
+    Figure(
+        "the same with the last layer stretched",
+        "",
+        "runtime",
+        "parity",
+        lambda v: f"{v['largest']['stretched']:.2g}",
+    ),
+    Figure(
+        "a row's bits across 1, 7, 64, 1,000 rows per call, batch sizes, order, threads, processes",
+        "identical",
+        "runtime",
+        "identity",
+        same_bits,
+    ),
+    Figure(
+        "torch loaded by `import serving`, `import vae_anomaly.runtime`",
+        "no",
+        "runtime",
+        "imports",
+        lambda v: "yes" if v["any_loads_torch"] else "no",
+    ),
+    Figure(
+        "seconds of `import vae_anomaly.runtime`",
+        "",
+        "runtime",
+        "imports",
+        lambda v: number(v["seconds"]["import vae_anomaly.runtime"]),
+    ),
+)
