@@ -90,6 +90,10 @@ class _Job:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
     def params(self) -> dict[str, Any]:
         """Every setting, as the tracking store shows it."""
         return {
@@ -200,10 +204,12 @@ def _begin(job: _Job, resume: bool) -> None:
             raise ConfigError(
                 f"{job.folder} was begun with another {changed}; resume with what {begun} says, or start anew"
             )
+        # Sealed but never registered: that part is done again.
+        shutil.rmtree(job.bundle, ignore_errors=True)
+    elif job.bundle.exists():
+        raise ConfigError(f"{job.bundle} exists already, and is of no run; choose another --out")
     job.folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(json.dumps(noted, indent=1) + "\n")
-    # Sealed but never registered: that part is done again.
-    shutil.rmtree(job.folder / "bundle", ignore_errors=True)
 
 
 def first_difference(now: Mapping[str, Any], before: Mapping[str, Any]) -> str | None:
@@ -275,11 +281,10 @@ def _finish(job: _Job, fit: Fit, tracker: Tracker | None, alias: str | None) -> 
     history = [{key: float(f"{value:.6g}") for key, value in epoch.items()} for epoch in fit.history]
     manifest = fit.fitted.manifest
     fit.fitted.manifest = replace(manifest, provenance={**manifest.provenance, "history": history})
-    bundle = job.folder / "bundle"
-    digest = export_bundle(fit.fitted, bundle)
-    version = _register(job, bundle, digest, tracker, alias) if tracker else None
+    digest = export_bundle(fit.fitted, job.bundle)
+    version = _register(job, digest, tracker, alias) if tracker else None
     run = TrainingRun(
-        bundle=bundle,
+        bundle=job.bundle,
         digest=digest,
         run_id=tracker.run_id if tracker else None,
         tracking_uri=tracker.uri if tracker else None,
@@ -293,11 +298,11 @@ def _finish(job: _Job, fit: Fit, tracker: Tracker | None, alias: str | None) -> 
     return run
 
 
-def _register(job: _Job, bundle: Path, digest: str, tracker: Tracker, alias: str | None) -> str | None:
+def _register(job: _Job, digest: str, tracker: Tracker, alias: str | None) -> str | None:
     few, values = job.splits.test[:EXAMPLES], job.dataset.values
     example = values[few] if isinstance(values, np.ndarray) else values.iloc[few]
-    verdicts = load_bundle(bundle, device="cpu", threads=1).verdicts(example)
-    return tracker.log_bundle(bundle, job.recipe.name, digest, example, alias=alias, verdicts=verdicts)
+    verdicts = load_bundle(job.bundle, device="cpu", threads=1).verdicts(example)
+    return tracker.log_bundle(job.bundle, job.recipe.name, digest, example, alias=alias, verdicts=verdicts)
 
 
 def _data_config(config: DataConfig) -> dict[str, Any]:

@@ -224,6 +224,18 @@ def test_a_folder_is_no_place_for_two_runs(tracked: Tracked, tmp_path: Path, exp
     assert exported == []
 
 
+def test_a_bundle_of_another_origin_is_never_removed(tmp_path: Path) -> None:
+    theirs = tmp_path / "bundle" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"/bundle exists already, and is of no run; "
+        ):
+            train(tiny_digits(), out=tmp_path, device="cpu", track=False, resume=resume)
+    assert theirs.read_text() == "mine"
+
+
 def test_new_runs_get_new_folders(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^nothing to resume in {tmp_path}/work/m; leave out --resume$"):
         run_folder(tmp_path, "m", resume=True)
