@@ -13,7 +13,7 @@ from pipelines.recipe import Recipe, load_recipe
 from vae_anomaly.encoding import fit_encoding
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import recommended_training
-from vae_anomaly.networks import ModelConfig
+from vae_anomaly.networks import ModelConfig, map_sizes
 from vae_anomaly.schema import Schema, infer_schema
 from vae_anomaly.training import Trainer
 from vae_anomaly.vae import Autoencoder, make_likelihood, make_model, parameter_count
@@ -91,6 +91,9 @@ def test_the_published_number_of_parameters(name: str, changes: list[str], param
 def test_fashion_has_the_encoder_and_decoder_of_the_notebook() -> None:
     model = model_of("fashion-conv")
     assert (parameter_count(model.encoder), parameter_count(model.decoder)) == (100_868, 246_273)
+    config = named("fashion-conv").model
+    assert config is not None
+    assert map_sizes((1, 28, 28), config) == [(32, 32), (16, 16), (8, 8), (4, 4)]
     # The same without the second head of 2048 x 2 weights and 2 biases.
     plain = model_of("fashion-autoencoder")
     assert (parameter_count(plain.encoder), parameter_count(plain.decoder)) == (100_868 - 4_098, 246_273)

@@ -229,9 +229,7 @@ def test_a_bundle_of_another_origin_is_never_removed(tmp_path: Path) -> None:
     theirs.parent.mkdir()
     theirs.write_text("mine")
     for resume in (False, True):
-        with pytest.raises(
-            ConfigError, match=r"/bundle exists already, and is of no run; "
-        ):
+        with pytest.raises(ConfigError, match=r"/bundle exists already, and is of no run; "):
             train(tiny_digits(), out=tmp_path, device="cpu", track=False, resume=resume)
     assert theirs.read_text() == "mine"
 
