@@ -125,10 +125,13 @@ class Data:
     def __len__(self) -> int:
         return len(self.values)
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Values and mask of some rows."""
-        x = self.values[index]
-        return x, torch.ones_like(x, dtype=torch.bool) if self.observed is None else self.observed[index]
+        # A twentieth of the time of values[index].
+        x = self.values.index_select(0, index)
+        if self.observed is None:
+            return x, torch.ones_like(x, dtype=torch.bool)
+        return x, self.observed.index_select(0, index)
 
 
 @dataclass
