@@ -182,7 +182,7 @@ def test_figures_are_means_over_rows() -> None:
     (figure,) = run.fit(TRAIN, VALIDATION)
     generator = torch.Generator().manual_seed(7)
     for samples, name in ((TRAIN, "loss"), (VALIDATION, "val_loss")):
-        encoded = run.encoding(*Data.of(samples, CPU).batch(slice(None)))
+        encoded = run.encoding(*Data.of(samples, CPU).batch(torch.arange(len(samples.values))))
         noise = torch.randn(500, len(samples.values), 2, generator=generator)
         expected = losses(before, encoded.x, encoded.observed, noise, run.objective, 0.5)
         assert figure[name] == pytest.approx(expected.loss.item(), rel=0.02)
@@ -198,7 +198,7 @@ def test_validation_looks_at_the_model_as_it_will_be_used() -> None:
     """Running statistics, full KL weight, whole rows: the reported bound is the kept model's."""
     run = trainer(replace(MASKED, epochs=1))
     (figure,) = run.fit(TRAIN, VALIDATION)
-    encoded = run.encoding(*Data.of(VALIDATION, CPU).batch(slice(None)))
+    encoded = run.encoding(*Data.of(VALIDATION, CPU).batch(torch.arange(len(VALIDATION.values))))
     noise = torch.randn(2, 20, 2, generator=torch.Generator().manual_seed(0))
     assert OBJECTIVE.kl_weight(0.0) == 0
     with torch.no_grad():
