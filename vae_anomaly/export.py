@@ -136,7 +136,8 @@ def to_onnx(entry: EntryPoint, name: str, feeds: Feeds) -> onnx.ModelProto:
 
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """max(x, 0) + log(1 + exp(-|x|)): half the time of onnxruntime's Softplus, which does not vectorise."""
-    zero, one = (op.CastLike(op.Constant(value_float=value), x) for value in (0.0, 1.0))
+    constants: Any = (op.Constant(value_float=value) for value in (0.0, 1.0))
+    zero, one = (op.CastLike(constant, x) for constant in constants)
     return op.Add(op.Max(x, zero), op.Log(op.Add(one, op.Exp(op.Neg(op.Abs(x))))))
 
 
