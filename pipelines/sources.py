@@ -196,8 +196,8 @@ def _refuse_text(features: pd.DataFrame, path: Path) -> None:
     text = [str(name) for name, column in features.items() if not _is_numeric(column)]
     if text:
         raise SchemaError(
-            f"columns {text} of {path} hold no numbers; leave them out by exclude, or name one as id_column "
-            "or label"
+            f"columns {text} of {path} hold no numbers; leave them out with --exclude, or name one "
+            "with --id-column or --label"
         )
     if features.shape[1] == 0:
         raise DataError(f"no feature column is left in {path}; exclude fewer")

@@ -140,4 +140,6 @@ def _check(dataset: Dataset, config: DataConfig, splits: Splits, normal: int) ->
         empty = dataset.values.iloc[splits.train].isna().all()
         if empty.any():
             names = [str(name) for name in dataset.values.columns[empty]]
-            raise DataError(f"columns {names} have no value in any training row; leave them out by exclude")
+            raise DataError(
+                f"columns {names} have no value in any training row; leave them out with --exclude"
+            )

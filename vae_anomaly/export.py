@@ -135,10 +135,13 @@ def to_onnx(entry: EntryPoint, name: str, feeds: Feeds) -> onnx.ModelProto:
 
 
 def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    """max(x, 0) + log(1 + exp(-|x|)): half the time of onnxruntime's Softplus, which does not vectorise."""
-    constants: Any = (op.Constant(value_float=value) for value in (0.0, 1.0))
-    zero, one = (op.CastLike(constant, x) for constant in constants)
-    return op.Add(op.Max(x, zero), op.Log(op.Add(one, op.Exp(op.Neg(op.Abs(x))))))
+    """max(x, 0) + log(1 + exp(-|x|)): half the time of onnxruntime's Softplus, which does not vectorise.
+
+    A product with -1, because its Neg takes three times as long.
+    """
+    constants: Any = (op.Constant(value_float=value) for value in (-1.0, 1.0))
+    minus, one = (op.CastLike(constant, x) for constant in constants)
+    return op.Add(op.Relu(x), op.Log(op.Add(one, op.Exp(op.Mul(op.Abs(x), minus)))))
 
 
 def _dynamic(name: str, value: torch.Tensor) -> dict[int, object]:

@@ -18,6 +18,9 @@ from vae_anomaly.exceptions import ConfigError
 
 # A learned scale starts near .3: from 1 the first epochs ignore z.
 FIRST_LOG_SCALE = -1.2
+# Added to a learned scale, in model space: for pixels, and for standardised columns, where a column
+# known to a hundredth makes importance weights and float32 sums hang on its last digits.
+PIXEL_FLOOR, COLUMN_FLOOR = 0.01, 0.1
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 OUTPUTS = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
@@ -157,7 +160,9 @@ class ContinuousBernoulli(Likelihood):
 class LocationScale(Likelihood):
     """A location per element, and one scale (learned or fixed) or one per element."""
 
-    def __init__(self, scale: float | str = "learned", output: str = "identity", floor: float = 1e-2) -> None:
+    def __init__(
+        self, scale: float | str = "learned", output: str = "identity", floor: float | None = None
+    ) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ConfigError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
@@ -167,7 +172,7 @@ class LocationScale(Likelihood):
             raise ConfigError(f"a fixed scale must be a positive number, got {scale}")
         self.output = OUTPUTS[output]()
         self.output_range = (-1.0, 1.0) if output == "tanh" else (0.0, 1.0)
-        self.floor = floor
+        self.floor = (COLUMN_FLOOR if output == "identity" else PIXEL_FLOOR) if floor is None else floor
         self.outputs_per_element = 2 if scale == "element" else 1
         self.log_scale = nn.Parameter(torch.tensor(FIRST_LOG_SCALE)) if scale == "learned" else None
         self.fixed = 1.0 if isinstance(scale, str) else float(scale)
@@ -198,9 +203,9 @@ class Gaussian(LocationScale):
         One fixed sigma (sqrt(1/2) is MSE + KL), one learned, or one per element.
     output : {"identity", "sigmoid", "tanh"}
         What bounds the location.
-    floor : float
-        Added to a learned sigma. Without one the density of a constant column has no upper
-        bound, and training chases it [1]_.
+    floor : float, optional
+        Added to a learned sigma: .1 for an unbounded location (standardised columns), else .01.
+        Without one the density of a constant column has no upper bound, and training chases it [1]_.
 
     References
     ----------

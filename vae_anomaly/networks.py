@@ -23,7 +23,7 @@ from vae_anomaly.exceptions import ConfigError
 LOG_VARIANCE_LIMIT = 14.0
 # What an encoder sees is bounded, in standardised units: farther values say no more about z, and
 # make its output too large for float32 to agree on. The likelihood sees them whole.
-INPUT_LIMIT = 100.0
+INPUT_LIMIT = 10.0
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

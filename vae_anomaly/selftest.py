@@ -164,8 +164,8 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
 
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
     nat per element where elements are summed, for terms that cancel. Raw units: 1e-5 of the
-    column's range, or of the distance to it. Contributions: 1e-5 of the largest of the row's sum, the
-    column's largest and one nat. Latents: 1e-5 of the largest of all columns and 1, the prior's own scale.
+    column's range, or of the distance to it. Contributions: 1e-5 of the column's largest, at least
+    of one nat. Latents: 1e-5 of the column's largest, at least of a tenth of all columns'.
     Effective sample sizes: 1e-4. What is weighted by importance may differ by what log-weights,
     which are scores, may differ: `_weight_error`.
     """
@@ -181,10 +181,7 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     if name in ("reconstruction", "mean_raw", "std_raw"):
         return _raw_tolerance(name, values, outputs, manifest)
     largest = size.max(axis=0, initial=0.0)
-    if name == "contributions":
-        total = size.sum(axis=tuple(range(1, size.ndim)), keepdims=True)
-        return np.asarray(relative * np.maximum(np.maximum(largest, total), 1.0))
-    floor = max(1.0, float(largest.max(initial=0.0)))
+    floor = 1.0 if name == "contributions" else max(1e-3, 0.1 * float(largest.max(initial=0.0)))
     return np.broadcast_to(relative * np.maximum(largest, floor), size.shape)
 
 
@@ -198,7 +195,7 @@ def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest)
         spread = _finite(outputs["std_raw"])
         return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread)
     # The square root of a variance that is float32's rounding of 0.
-    rounding = VARIANCE_ROUNDING * span**2 / np.maximum(values, math.sqrt(VARIANCE_ROUNDING) * span)
+    rounding = VARIANCE_ROUNDING * span * (span / np.maximum(values, math.sqrt(VARIANCE_ROUNDING) * span))
     return np.asarray(columns * np.maximum(span, values) + error * values + rounding)
 
 

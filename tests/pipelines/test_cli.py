@@ -198,8 +198,8 @@ def clock(figures: dict[str, float]) -> dict[str, float]:
         (
             {},
             [],
-            "columns ['order', 'comment'] of rows.csv hold no numbers; leave them out by exclude, or name "
-            "one as id_column or label",
+            "columns ['order', 'comment'] of rows.csv hold no numbers; leave them out with --exclude, or "
+            "name one with --id-column or --label",
         ),
         ({}, ["--label", "frad"], "no column 'frad' in rows.csv; did you mean 'fraud'?"),
         (
@@ -210,7 +210,7 @@ def clock(figures: dict[str, float]) -> dict[str, float]:
         (
             {"tiny": np.nan},
             ["--exclude", "order", "--exclude", "comment"],
-            "columns ['tiny'] have no value in any training row; leave them out by exclude",
+            "columns ['tiny'] have no value in any training row; leave them out with --exclude",
         ),
     ],
 )

@@ -118,6 +118,6 @@ def test_a_column_without_training_values_is_named() -> None:
     assert isinstance(data.values, pd.DataFrame)
     data.values.loc[:69, "b"] = np.nan
     config = DataConfig(split_by="time", split_column="t")
-    message = "columns ['b'] have no value in any training row; leave them out by exclude"
+    message = "columns ['b'] have no value in any training row; leave them out with --exclude"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         split(data, config, seed=0)
