@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import Answers, Feeds
+from vae_anomaly.answers import PAD_TO, Answers, Feeds
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
@@ -131,8 +131,13 @@ class Fitted:
         return self.graphs["score"].model
 
     def answers(self) -> Answers:
-        """The answers of the torch modules."""
-        return Answers(self.manifest, self.calibration, TorchBackend(self.graphs))
+        """The answers of the torch modules.
+
+        On the CPU in batches of one size: matrix products of another number of rows round otherwise,
+        and a row would score by its neighbours. On CUDA that costs too much.
+        """
+        rows = PAD_TO if self.score_graph.noise.device.type == "cpu" else Answers.batch_size
+        return Answers(self.manifest, self.calibration, TorchBackend(self.graphs), rows)
 
 
 def assemble(
@@ -219,14 +224,13 @@ def assemble(
     if model.variational:
         rows = -(-config.imputation_draws // CHUNK) * CHUNK
         fitted.calibration["noise"] = noise_bank(rows, latent, seed + 1).numpy()
-    calibrate(fitted, TorchBackend(graphs))
+    calibrate(fitted, fitted.answers())
     return fitted
 
 
-def calibrate(fitted: Fitted, backend: Any) -> dict[str, Array]:
-    """Sorted scores of the held-out rows as a backend gives them; sets tables and p-values."""
-    scoring = Answers(fitted.manifest, {}, backend)
-    out = scoring.run("score", fitted.calibration_samples)
+def calibrate(fitted: Fitted, answers: Answers) -> dict[str, Array]:
+    """Sorted scores of the held-out rows as answered; sets tables and p-values."""
+    out = answers.run("score", fitted.calibration_samples)
     names = (*fitted.manifest.scores, "score")
     fitted.calibration |= {f"score_{name}": np.sort(out[name].astype(np.float64)) for name in names}
     table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))

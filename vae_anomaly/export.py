@@ -21,7 +21,7 @@ import torch
 from onnx import numpy_helper
 from onnxscript import opset20 as op
 
-from vae_anomaly.answers import PAD_TO, Feeds, fresh_state
+from vae_anomaly.answers import PAD_TO, Answers, Feeds, fresh_state
 from vae_anomaly.assembly import Fitted, TorchBackend, calibrate
 from vae_anomaly.bundle import seal
 from vae_anomaly.card import model_card
@@ -176,7 +176,7 @@ def _stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _calibrated(fitted: Fitted, protos: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
     """Calibrate on the exported graph's own scores, and put that table into the graph."""
     backend = OnnxBackend({name: proto.SerializeToString() for name, proto in protos.items()}, "cpu")
-    calibrate(fitted, backend)
+    calibrate(fitted, Answers(fitted.manifest, {}, backend))
     tables = [item for item in protos["score"].graph.initializer if item.name.endswith(TABLE)]
     if len(tables) != 1:
         raise ParityError("the score graph lost its calibration table; report this as a bug")

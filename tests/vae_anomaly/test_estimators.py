@@ -36,7 +36,7 @@ QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
 
 
 def quick(rows: Any, **choices: Any) -> VAEDetector:
-    fitted: VAEDetector = VAEDetector(settings=QUICK, device="cpu", **({"random_state": 0} | choices)).fit(
+    fitted: VAEDetector = VAEDetector(device="cpu", **({"settings": QUICK, "random_state": 0} | choices)).fit(
         rows
     )
     return fitted
@@ -123,6 +123,21 @@ def test_gaps_and_images_are_declared() -> None:
         assert tags.input_tags.allow_nan
         assert tags.input_tags.three_d_array
     assert get_tags(VAEDetector()).estimator_type == "outlier_detector"
+
+
+def test_bits_do_not_depend_on_the_other_rows_of_a_call() -> None:
+    """With layers wide enough for torch to choose its kernels by the number of rows."""
+    wide = settings(dataclasses.replace(TABLE_MODEL, hidden=(64, 64)), imputation_draws=50)
+    rows = table_rows(80)
+    detector = quick(rows, settings=wide)
+    together = detector.score_samples(rows)
+    alone = [detector.score_samples(rows[i : i + 1])[0] for i in range(80)]
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together[5:40], detector.score_samples(rows[5:40]))
+    imputer = VAEImputer.from_detector(detector)
+    pd.testing.assert_frame_equal(
+        imputer.transform(rows)[5:40], imputer.transform(rows[5:40]), check_exact=True
+    )
 
 
 def test_fit_predict_is_fit_then_predict() -> None:
