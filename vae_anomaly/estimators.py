@@ -10,19 +10,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn import exceptions
-from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, OutlierMixin, TransformerMixin
+from sklearn.impute import MissingIndicator
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._set_output import _get_output_config
 
 from vae_anomaly import calibration
 from vae_anomaly.answers import Answers, Explanation, Float
-from vae_anomaly.exceptions import NotFittedError
+from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Settings, fit_model, split_parts
-from vae_anomaly.schema import Array, TableSchema, infer_schema
+from vae_anomaly.schema import Array, Schema, TableSchema, infer_schema
 
 
 class _NotFittedError(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
     """Ours and scikit-learn's in one: whoever waits for either catches it."""
+
+
+class _InputError(SchemaError, TypeError):
+    """Ours and scikit-learn's in one, which has a TypeError for some data and a ValueError for other."""
 
 
 class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
@@ -43,12 +49,16 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
+        ConfigError
+            If a parameter is out of range, or does not go with the data.
         SchemaError
             If the data are neither a table of numbers nor images of at least 8x8 pixels.
         DataError
             If there are too few rows, or a column without any value.
         """
+        _check_array(X)
         schema = infer_schema(X)
+        self._check_parameters(schema)
         seed = int(check_random_state(self.random_state).randint(2**31))
         parts = split_parts(schema.read(X), seed)
         fit = fit_model(schema, parts, self._settings(), seed=seed, device=self.device)
@@ -57,9 +67,11 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         self.history_ = fit.history
         self.schema_ = schema
         self.n_features_in_ = schema.elements
-        if isinstance(schema, TableSchema) and schema.named:
-            self.feature_names_in_ = np.array(schema.names, dtype=object)
-        self._after_fit()
+        # A refit to data without names must not leave those of the fit before.
+        self.__dict__.pop("feature_names_in_", None)
+        if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
+            self.feature_names_in_ = np.array(X.columns, dtype=object)
+        self._after_fit(X)
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -68,11 +80,14 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True
         return tags
 
+    def _check_parameters(self, schema: Schema) -> None:
+        """Refuse, before training, what one kind of estimator cannot do."""
+
     def _settings(self) -> Settings:
         """The settings to fit with."""
         return self.settings or Settings()
 
-    def _after_fit(self) -> None:
+    def _after_fit(self, X: Any) -> None:
         """Set what one kind of estimator has beyond the fitted model."""
 
     @property
@@ -83,6 +98,16 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
                 f"this {type(self).__name__} is not fitted yet; call fit with training data first"
             )
         answers: Answers = self.fitted_.answers()
+        return answers
+
+    def _answers_for(self, X: Any) -> Answers:
+        """The answers, once X passes for what was fitted."""
+        answers, shape = self.answers_, _check_array(X)
+        if len(shape) == 2 and shape[1] != self.n_features_in_:
+            raise _InputError(
+                f"X has {shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input"
+            )
         return answers
 
     def export(self, folder: str | Path) -> str:
@@ -107,14 +132,14 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
     settings : Settings, optional
         Model, objective, training and export; recommended from the data where None.
     false_alarm_rate : float
-        Share of normal rows that `predict` may call outliers.
+        Share of normal rows that `predict` may call outliers; kept by rows held out from training.
     device : {"auto", "cpu", "cuda"}
     random_state : int, RandomState or None
 
     Attributes
     ----------
     offset_ : float
-        ``decision_function`` = ``score_samples`` - ``offset_``.
+        ``decision_function`` = ``score_samples`` - ``offset_``: the conformal threshold.
     history_ : list of dict
         Figures per epoch.
 
@@ -151,21 +176,24 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         settings = super()._settings()
         return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
 
-    def _after_fit(self) -> None:
+    def _after_fit(self, X: Any) -> None:
         table, rate = self.fitted_.calibration["score_score"], self.fitted_.manifest.false_alarm_rate
         self.offset_ = -calibration.threshold(table, rate)
 
     def scores(self, X: Any) -> pd.DataFrame:
-        """`score` (the default) and one column per score; larger = more anomalous."""
-        return self.answers_.scores(X)
+        """`score` (the default) and one column per score; larger = more anomalous.
+
+        NaN for a row with nothing observed, here and in all that follows from it.
+        """
+        return self._answers_for(X).scores(X)
 
     def p_values(self, X: Any, *, score: str | None = None) -> Float:
         """Conformal p-values of the default score, or of another, shape (n,)."""
-        return self.answers_.p_values(X, score=score)
+        return self._answers_for(X).p_values(X, score=score)
 
     def explain(self, X: Any) -> Explanation:
         """Contribution per element; they sum to `recon`."""
-        return self.answers_.explain(X)
+        return self._answers_for(X).explain(X)
 
     def score_samples(self, X: Any) -> Float:
         """scikit-learn's sign: lower = more abnormal, shape (n,)."""
@@ -176,19 +204,31 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """+1 for inliers, -1 for outliers at `false_alarm_rate`, shape (n,)."""
+        """+1 for inliers, -1 for outliers, shape (n,): -1 where `decision_function` is negative.
+
+        +1 for a row with nothing observed, of which nothing strange is known.
+        """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
-class VAEImputer(TransformerMixin, _VAEEstimator):  # type: ignore[misc]
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type: ignore[misc]
     """Imputer: the importance-weighted masked decode of a variational autoencoder.
 
     Parameters
     ----------
     settings : Settings, optional
         Model, objective, training and export; recommended from the data where None.
+    add_indicator : bool
+        As in scikit-learn: append to a table one column of 0 and 1 for each column that had gaps
+        in the rows given to `fit`, 1 where the value was missing.
     device : {"auto", "cpu", "cuda"}
     random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    indicator_ : MissingIndicator or None
+    history_ : list of dict
+        Figures per epoch.
 
     References
     ----------
@@ -208,28 +248,121 @@ class VAEImputer(TransformerMixin, _VAEEstimator):  # type: ignore[misc]
     (True, True)
     """
 
+    def __init__(
+        self,
+        *,
+        settings: Settings | None = None,
+        add_indicator: bool = False,
+        device: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        super().__init__(settings=settings, device=device, random_state=random_state)
+        self.add_indicator = add_indicator
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _check_parameters(self, schema: Schema) -> None:
+        if self.add_indicator and not isinstance(schema, TableSchema):
+            raise ConfigError(
+                "add_indicator appends columns to a table, and got images; set it to False "
+                "and keep np.isnan(X) beside the result"
+            )
+
+    def _after_fit(self, X: Any) -> None:
+        self.indicator_: Any = None
+        if self.add_indicator:
+            self.indicator_ = MissingIndicator(error_on_new=False).fit(self.schema_.read(X).values)
+
     @classmethod
     def from_detector(cls, detector: VAEDetector) -> VAEImputer:
-        """An imputer with a detector's fitted model: one fit, both answers."""
+        """An imputer with a detector's fitted model: one fit, both answers.
+
+        Without indicator columns: a detector does not keep which columns had gaps.
+        """
         detector.answers_  # noqa: B018 - raises when not fitted
         imputer = cls(settings=detector.settings, device=detector.device, random_state=detector.random_state)
         for name in ("fitted_", "settings_", "history_", "schema_", "n_features_in_", "feature_names_in_"):
             if hasattr(detector, name):
                 setattr(imputer, name, getattr(detector, name))
+        imputer.indicator_ = None
         return imputer
 
     def transform(self, X: Any) -> Any:
-        """Samples with their gaps filled; observed cells are bit-identical, order and index kept."""
-        return self.answers_.impute(X).mean
+        """Samples with their gaps filled; never refits.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame, shape (n, *sample shape)
+            NaN means missing.
+
+        Returns
+        -------
+        ndarray or DataFrame
+            Like X: shape, dtype, index and order of columns are kept, observed cells are
+            bit-identical, and no NaN is left. After ``set_output`` columns stand in the order of
+            `get_feature_names_out`, whose names that container gives them.
+
+        Raises
+        ------
+        SchemaError
+            If the samples do not fit what was fitted.
+        NotFittedError
+            Before `fit`.
+        """
+        filled, schema = self._answers_for(X).impute(X).mean, self.schema_
+        # The container that set_output asks for renames the columns by place.
+        renamed = (
+            isinstance(filled, pd.DataFrame) and _get_output_config("transform", self)["dense"] != "default"
+        )
+        if renamed and isinstance(schema, TableSchema):
+            filled = filled.iloc[:, schema.order([str(name) for name in filled.columns])]
+        if self.indicator_ is None:
+            return filled
+        missing = self.indicator_.transform(schema.read(X).values).astype(np.float32)
+        if not isinstance(filled, pd.DataFrame):
+            return np.hstack([filled, missing])
+        names = self.get_feature_names_out()[self.n_features_in_ :]
+        return pd.concat([filled, pd.DataFrame(missing, filled.index, names, np.float64)], axis=1)
 
     def sample(self, X: Any, *, draws: int = 20, seed: int = 0) -> Array:
-        """Multiple imputations, shape (draws, n, *sample shape)."""
-        drawn = self.answers_.impute(X, draws=draws, seed=seed).draws
+        """Multiple imputations, shape (draws, n, *sample shape); columns in the order of `fit`.
+
+        Each is one plausible filling, noise and all, where `transform` gives the mean: their spread
+        is the uncertainty. Same seed and row, same draws.
+        """
+        drawn = self._answers_for(X).impute(X, draws=draws, seed=seed).draws
         if drawn is None:
             raise TypeError("an imputation with draws holds them")
         return drawn
 
-    def get_feature_names_out(self, input_features: object = None) -> npt.NDArray[np.object_]:
-        """Names of the columns, as they went in."""
-        names = self.schema_.names if isinstance(self.schema_, TableSchema) else range(self.n_features_in_)
-        return np.array([str(name) for name in names], dtype=object)
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Names of the columns as `fit` knew them, x0, x1, ... for a bare array; then indicators.
+
+        Raises
+        ------
+        ValueError
+            If input_features are not those of `fit`.
+        """
+        self.answers_  # noqa: B018 - raises when not fitted
+        names: npt.NDArray[np.object_] = super().get_feature_names_out(input_features)
+        if self.indicator_ is None:
+            return names
+        return np.concatenate([names, self.indicator_.get_feature_names_out(names)])
+
+
+def _check_array(X: Any) -> tuple[int, ...]:
+    """Refuse in scikit-learn's words what is no array of numbers; the shape of what is.
+
+    A data frame is left to the schema, which reads it by name.
+    """
+    if isinstance(X, pd.DataFrame):
+        return ()
+    try:
+        # Images have four axes; the schema refuses infinite values, and an empty batch is answered.
+        checked = check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0, input_name="X")
+    except (TypeError, ValueError) as error:
+        raise _InputError(str(error)) from error
+    return tuple(checked.shape)

@@ -271,7 +271,7 @@ class TableSchema:
             If columns, dtype or shape do not fit, or a cell is infinite.
         """
         if isinstance(x, pd.DataFrame):
-            order = self._order([str(name) for name in x.columns])
+            order = self.order([str(name) for name in x.columns])
             frame = x.iloc[:, order]
             parts = [_numeric_column(frame.iloc[:, i], name) for i, name in enumerate(self._names)]
             values = np.column_stack(parts) if parts else np.empty((len(x), 0))
@@ -289,7 +289,14 @@ class TableSchema:
             present &= mask[:, order]
         return Samples(values, present)
 
-    def _order(self, names: list[str]) -> list[int]:
+    def order(self, names: list[str]) -> list[int]:
+        """Where each of the model's columns stands among names; by place where none were trained.
+
+        Raises
+        ------
+        SchemaError
+            If the names are not exactly the known ones.
+        """
         if not self.named and len(names) == self.elements and set(names) != set(self._names):
             return list(range(self.elements))
         self.check_names(names)

@@ -32,13 +32,16 @@ from file_samples import (
     write_images,
 )
 from PIL import Image
+from sample_models import table_rows
 
 from serving import chunks
+from vae_anomaly import VAEDetector, VAEImputer
 from vae_anomaly.exceptions import (
     ConfigError,
     DataError,
     UnsupportedError,
 )
+from vae_anomaly.runtime import Bundle
 from vae_anomaly.schema import Column, ImageSchema, TableSchema
 
 FILLED = [
@@ -336,3 +339,16 @@ def test_a_model_that_does_not_impute_says_so_before_the_first_row(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"^draws is 0; expected 1 or more$"):
         impute(tmp_path / "x.csv", tmp_path / "i.parquet", draws=0)
     assert left_in(tmp_path) == ["x.csv"]
+
+
+def test_a_served_model_fills_as_the_imputer_that_was_exported(
+    tmp_path: Path, table_detector: VAEDetector, table_bundle: Bundle
+) -> None:
+    """Through a file and back: the bundle's own bits, the estimator's values within 1e-5 of the scale."""
+    rows = table_rows(40, 3)
+    rows.to_parquet(tmp_path / "x.parquet")
+    impute(tmp_path / "x.parquet", tmp_path / "i.parquet", table_bundle, chunk_rows=7)
+    served = pd.read_parquet(tmp_path / "i.parquet")[list(rows)]
+    assert served.equals(table_bundle.impute(rows).mean)
+    ours = VAEImputer.from_detector(table_detector).transform(rows)
+    assert (np.abs(ours - served) / table_rows().std()).to_numpy().max() < 1e-5

@@ -50,9 +50,8 @@ def imputer(table_detector: VAEDetector) -> VAEImputer:
 @pytest.mark.parametrize("kind", [VAEDetector, VAEImputer])
 def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[VAEImputer]) -> None:
     estimator = kind(settings=QUICK, device="cpu", random_state=7)
-    expected = {"settings": QUICK, "device": "cpu", "random_state": 7}
-    if kind is VAEDetector:
-        expected["false_alarm_rate"] = 0.05
+    expected: dict[str, Any] = {"settings": QUICK, "device": "cpu", "random_state": 7}
+    expected |= {"false_alarm_rate": 0.05} if kind is VAEDetector else {"add_indicator": False}
     assert estimator.get_params() == expected
     copy = clone(estimator)
     assert copy.get_params() == expected
@@ -181,6 +180,7 @@ def test_one_fit_gives_both_answers(table_detector: VAEDetector, imputer: VAEImp
     assert imputer.fitted_ is table_detector.fitted_
     assert imputer.get_params() == {
         "settings": table_detector.settings,
+        "add_indicator": False,
         "device": "cpu",
         "random_state": 0,
     }
@@ -261,24 +261,24 @@ def test_images_of_either_kind() -> None:
         (
             table_rows(5),
             DataError,
-            "3 training and 1 validation rows are too few; at least 8 and 1 are needed",
+            "n_samples=5 leaves 3 rows to train on; at least 7 are needed: fit on more",
         ),
         (
             table_rows(60).assign(tiny=np.nan),
             DataError,
             "training column 'tiny' has no value in any row; leave it out with --exclude",
         ),
-        (np.zeros((20, 0)), SchemaError, "the table has no columns; give at least one"),
+        (pd.DataFrame(index=range(20)), SchemaError, "the table has no columns; give at least one"),
         (
             np.zeros((0, 3)),
             DataError,
-            "0 training and 0 validation rows are too few; at least 8 and 1 are needed",
+            "n_samples=0 leaves 0 rows to train on; at least 7 are needed: fit on more",
         ),
         (np.zeros((20, 4, 4)), SchemaError, "images are 4x4; both sides must be at least 8 pixels"),
         (
-            np.zeros(20),
+            np.zeros((20, 1, 1, 8, 8)),
             SchemaError,
-            "data has shape (20,); expected a table (B, D) or images (B, H, W) or (B, C, H, W)",
+            "data has shape (20, 1, 1, 8, 8); expected a table (B, D) or images (B, H, W) or (B, C, H, W)",
         ),
     ],
 )

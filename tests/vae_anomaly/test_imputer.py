@@ -1,0 +1,173 @@
+"""What `VAEImputer` promises about the table it hands back."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from sample_models import TABLE_MODEL, settings, table_rows
+from sklearn.impute import SimpleImputer
+from sklearn.utils.validation import check_is_fitted
+
+from vae_anomaly import VAEDetector, VAEImputer, load_bundle
+from vae_anomaly.exceptions import NotFittedError
+from vae_anomaly.runtime import Bundle
+
+QUICK = settings(TABLE_MODEL, imputation_draws=50)
+NAMES = ["plain", "large", "tiny", "time"]
+GAPS = table_rows(40, 3)
+# The third column never has a gap, the last row nothing but gaps.
+GAPS["tiny"] = GAPS["tiny"].fillna(0.0)
+GAPS.iloc[-1] = np.nan
+
+
+@pytest.fixture(scope="module")
+def imputer(table_detector: VAEDetector) -> VAEImputer:
+    return VAEImputer.from_detector(table_detector)
+
+
+@pytest.fixture(scope="module")
+def indicating() -> VAEImputer:
+    """Fitted to a table whose third column is complete."""
+    rows = table_rows(80)
+    return VAEImputer(settings=QUICK, add_indicator=True, device="cpu", random_state=0).fit(
+        rows.assign(tiny=rows["tiny"].fillna(0.0))
+    )
+
+
+def bits(values: Any) -> bytes:
+    return np.ascontiguousarray(values).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("frame", [True, False], ids=["frame", "array"])
+def test_observed_cells_keep_their_bits_and_no_gap_is_left(
+    imputer: VAEImputer, dtype: str, frame: bool
+) -> None:
+    rows = GAPS.astype(dtype)
+    rows.iloc[0, 0] = -0.0
+    before = rows.copy()
+    filled = imputer.transform(rows if frame else rows.to_numpy())
+    seen, values = rows.notna().to_numpy(), np.asarray(filled)
+    assert values.dtype == dtype
+    assert bits(values[seen]) == bits(rows.to_numpy()[seen])
+    assert np.isfinite(values).all()
+    pd.testing.assert_frame_equal(rows, before, check_exact=True)
+
+
+def test_dtypes_index_and_order_are_kept(imputer: VAEImputer) -> None:
+    index = pd.MultiIndex.from_product([["a", "b"], range(20)], names=["site", "day"])
+    rows = GAPS.set_axis(index).astype({"plain": "float32"})[["time", "tiny", "plain", "large"]]
+    rows = rows.iloc[:-1].astype({"tiny": "int64"})
+    filled = imputer.transform(rows)
+    assert filled.index.equals(rows.index)
+    assert filled.index.names == ["site", "day"]
+    assert filled.columns.tolist() == ["time", "tiny", "plain", "large"]
+    assert filled.dtypes.equals(rows.dtypes)
+
+
+def test_rows_of_one_name_are_kept_apart(imputer: VAEImputer, indicating: VAEImputer) -> None:
+    twins = GAPS.set_axis(["twin"] * 40)
+    for one in (imputer, indicating):
+        filled = one.transform(twins)
+        assert filled.index.tolist() == ["twin"] * 40
+        assert np.array_equal(filled, one.transform(GAPS))
+
+
+def test_transform_never_refits(imputer: VAEImputer) -> None:
+    weights = {name: value.clone() for name, value in imputer.fitted_.model.state_dict().items()}
+    first, others = imputer.transform(GAPS), table_rows(40, 9) * 3
+    imputer.transform(others)
+    assert imputer.transform(GAPS).equals(first)
+    assert imputer.transform(GAPS[:7]).equals(first[:7])
+    after = imputer.fitted_.model.state_dict()
+    assert all(bits(after[name].numpy()) == bits(value.numpy()) for name, value in weights.items())
+
+
+def test_fit_transform_is_fit_then_transform() -> None:
+    rows = table_rows(60)
+    once = VAEImputer(settings=QUICK, device="cpu", random_state=0).fit_transform(rows)
+    again = VAEImputer(settings=QUICK, device="cpu", random_state=0).fit(rows).transform(rows)
+    pd.testing.assert_frame_equal(once, again, check_exact=True)
+
+
+def test_two_loads_of_a_bundle_fill_alike_and_as_the_estimator(
+    imputer: VAEImputer, table_bundle: Bundle
+) -> None:
+    """docs/bundle.md: reconstructions agree within 1e-5 of the column's scale."""
+    again = load_bundle(table_bundle.path, device="cpu", threads=2)
+    theirs = table_bundle.impute(GAPS).mean
+    assert bits(again.impute(GAPS).mean) == bits(theirs)
+    scale = table_rows().std().to_numpy()
+    assert (np.abs(imputer.transform(GAPS) - theirs) / scale).to_numpy().max() < 1e-5
+
+
+# -- set_output and names ---------------------------------------------------------------------------
+
+
+def test_a_container_asked_for_names_every_column_rightly(table_detector: VAEDetector) -> None:
+    """It renames by place, so the places must be those of the names."""
+    imputer = VAEImputer.from_detector(table_detector)
+    mirrored, plain = GAPS[NAMES[::-1]], imputer.transform(GAPS)
+    assert imputer.transform(mirrored).columns.tolist() == NAMES[::-1]
+    named = imputer.set_output(transform="pandas").transform(mirrored)
+    pd.testing.assert_frame_equal(named, plain, check_exact=True)
+    with sklearn.config_context(transform_output="pandas"):
+        again = VAEImputer.from_detector(table_detector).transform(mirrored)
+    pd.testing.assert_frame_equal(again, plain, check_exact=True)
+    from_array = imputer.transform(GAPS.to_numpy())
+    assert from_array.columns.tolist() == NAMES
+    assert np.array_equal(from_array, plain)
+
+
+def test_names_out_are_checked(imputer: VAEImputer) -> None:
+    assert imputer.get_feature_names_out().tolist() == NAMES
+    assert imputer.get_feature_names_out(NAMES).tolist() == NAMES
+    with pytest.raises(ValueError, match=r"^input_features is not equal to feature_names_in_$"):
+        imputer.get_feature_names_out(NAMES[::-1])
+    with pytest.raises(NotFittedError, match=r"^this VAEImputer is not fitted yet; call fit"):
+        VAEImputer().get_feature_names_out()
+    check_is_fitted(imputer)
+
+
+# -- indicator --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", [True, False], ids=["frame", "array"])
+def test_indicator_columns_are_scikit_learns(indicating: VAEImputer, frame: bool) -> None:
+    rows = table_rows(80)
+    rows["tiny"] = rows["tiny"].fillna(0.0)
+    simple = SimpleImputer(add_indicator=True).fit(rows)
+    # A gap in a column that had none when fitted is filled and not reported.
+    asked = GAPS if frame else GAPS.to_numpy()
+    filled = indicating.transform(asked)
+    expected = simple.transform(GAPS)
+    assert filled.shape == (40, 7)
+    assert np.array_equal(np.asarray(filled)[:, 4:], expected[:, 4:])
+    assert indicating.get_feature_names_out().tolist() == simple.get_feature_names_out().tolist()
+    if frame:
+        assert filled.columns.tolist() == simple.get_feature_names_out().tolist()
+
+
+def test_indicators_follow_the_fit_not_the_callers_order(indicating: VAEImputer) -> None:
+    mirrored = indicating.transform(GAPS[NAMES[::-1]])
+    assert mirrored.columns[:4].tolist() == NAMES[::-1]
+    pd.testing.assert_frame_equal(
+        mirrored[indicating.get_feature_names_out()], indicating.transform(GAPS), check_exact=True
+    )
+
+
+def test_a_detectors_imputer_has_no_indicator(imputer: VAEImputer) -> None:
+    assert imputer.indicator_ is None
+    assert not imputer.add_indicator
+
+
+def test_an_array_of_another_width_is_refused(imputer: VAEImputer) -> None:
+    sentence = "X has 5 features, but VAEImputer is expecting 4 features as input"
+    for ask in (imputer.transform, imputer.sample):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            ask(np.zeros((2, 5)))

@@ -1,0 +1,117 @@
+"""What scikit-learn asks of every estimator, and its own tools around ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sample_models import TABLE_MODEL, grey_images, settings, table_rows
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from vae_anomaly import VAEDetector, VAEImputer
+from vae_anomaly.exceptions import ConfigError, SchemaError
+
+QUICK = settings(TABLE_MODEL, imputation_draws=50)
+DETECTOR = VAEDetector(settings=QUICK, device="cpu", random_state=0)
+IMPUTER = VAEImputer(settings=QUICK, device="cpu", random_state=0)
+INDICATING = VAEImputer(settings=QUICK, add_indicator=True, device="cpu", random_state=0)
+ROWS = table_rows(80)
+
+
+def every_check(name: str, estimator: BaseEstimator) -> Iterator[Any]:
+    """No exclusions. `check_array_api_input` skips itself unless SCIPY_ARRAY_API is set."""
+    for one, check in estimator_checks_generator(estimator):
+        asked = check.func.__name__ + "".join(f"-{value}" for value in check.keywords.values())
+        yield pytest.param(one, check, id=f"{name}-{asked}")
+
+
+# `parametrize_with_checks` would print every parameter in every name.
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    [
+        *every_check("detector", DETECTOR),
+        *every_check("imputer", IMPUTER),
+        *every_check("indicating", INDICATING),
+    ],
+)
+def test_every_check_of_scikit_learn_passes(
+    estimator: BaseEstimator, check: Callable[[BaseEstimator], None]
+) -> None:
+    check(estimator)
+
+
+# Not asked of third parties, and kept all the same, but for two: check_dataframe_column_names_consistency
+# wants columns in another order refused, which we read by name; check_set_output_transform_pandas wants
+# an array where no container was asked for, and we answer a frame with a frame.
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_n_features_in",
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_set_output_transform",
+    ],
+)
+@pytest.mark.parametrize("estimator", [IMPUTER, INDICATING], ids=["plain", "indicating"])
+def test_checks_of_scikit_learns_own_transformers_pass(estimator: VAEImputer, check: str) -> None:
+    getattr(estimator_checks, check)(type(estimator).__name__, estimator)
+
+
+@pytest.mark.parametrize("estimator", [DETECTOR, IMPUTER], ids=["detector", "imputer"])
+def test_tags_say_what_is_accepted(estimator: BaseEstimator) -> None:
+    tags = get_tags(estimator)
+    asked = tags.input_tags
+    assert (asked.two_d_array, asked.three_d_array, asked.allow_nan) == (True, True, True)
+    assert (asked.sparse, asked.string, tags.non_deterministic, tags.requires_fit) == (
+        False,
+        False,
+        False,
+        True,
+    )
+
+
+def test_wrong_input_is_our_error_in_scikit_learns_words(table_detector: VAEDetector) -> None:
+    sentence = "X has 3 features, but VAEDetector is expecting 4 features as input"
+    with pytest.raises(SchemaError, match=f"^{sentence}$"):
+        table_detector.score_samples(np.zeros((2, 3)))
+    with pytest.raises(SchemaError, match=r"^Expected 2D array, got 1D array instead:"):
+        table_detector.predict(np.zeros(4))
+    assert table_detector.predict(np.zeros((0, 4))).shape == (0,)
+
+
+def test_a_refit_forgets_the_names_of_the_fit_before() -> None:
+    detector = VAEDetector(settings=QUICK, device="cpu", random_state=0).fit(ROWS)
+    assert detector.feature_names_in_.tolist() == list(ROWS)
+    assert not hasattr(detector.fit(ROWS.to_numpy()), "feature_names_in_")
+    numbered = ROWS.set_axis(range(4), axis=1)
+    assert not hasattr(detector.fit(numbered), "feature_names_in_")
+    assert detector.predict(numbered).shape == (80,)
+
+
+# -- around the estimators --------------------------------------------------------------------------
+
+
+def test_names_pass_through_a_pipeline() -> None:
+    pipeline = make_pipeline(StandardScaler(), INDICATING).set_output(transform="pandas").fit(ROWS)
+    filled = pipeline.transform(ROWS)
+    assert filled.columns.tolist() == pipeline.get_feature_names_out().tolist()
+    assert filled.columns.tolist() == [*ROWS, *(f"missingindicator_{name}" for name in ROWS)]
+
+
+def test_an_indicator_needs_a_table() -> None:
+    with pytest.raises(ConfigError, match=r"^add_indicator appends columns to a table, and got images; set"):
+        INDICATING.fit(grey_images(20))
+
+
+def test_a_data_frame_is_read_by_name(table_detector: VAEDetector) -> None:
+    rows = table_rows(20, 3)
+    mirrored = rows[rows.columns[::-1]]
+    assert isinstance(mirrored, pd.DataFrame)
+    assert np.array_equal(table_detector.score_samples(mirrored), table_detector.score_samples(rows))
