@@ -133,13 +133,17 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         Model, objective, training and export; recommended from the data where None.
     false_alarm_rate : float
         Share of normal rows that `predict` may call outliers; kept by rows held out from training.
+    contamination : float, optional
+        As in scikit-learn: the share, at most 0.5, of the rows given to `fit` that `predict` calls
+        outliers. It moves `offset_` alone; p-values and bundles keep to ``false_alarm_rate``.
     device : {"auto", "cpu", "cuda"}
     random_state : int, RandomState or None
 
     Attributes
     ----------
     offset_ : float
-        ``decision_function`` = ``score_samples`` - ``offset_``: the conformal threshold.
+        ``decision_function`` = ``score_samples`` - ``offset_``: the conformal threshold, or with
+        ``contamination`` that quantile of ``score_samples`` over the rows given to `fit`.
     history_ : list of dict
         Figures per epoch.
 
@@ -166,17 +170,30 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         *,
         settings: Settings | None = None,
         false_alarm_rate: float = 0.05,
+        contamination: float | None = None,
         device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         super().__init__(settings=settings, device=device, random_state=random_state)
         self.false_alarm_rate = false_alarm_rate
+        self.contamination = contamination
+
+    def _check_parameters(self, schema: Schema) -> None:
+        if self.contamination is not None and not 0 < self.contamination <= 0.5:
+            raise ConfigError(
+                f"contamination must be above 0 and at most 0.5, got {self.contamination}; "
+                "leave it None to go by false_alarm_rate"
+            )
 
     def _settings(self) -> Settings:
         settings = super()._settings()
         return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
 
     def _after_fit(self, X: Any) -> None:
+        if self.contamination is not None:
+            # NaN are rows with nothing observed: no verdict on them, and none by them.
+            self.offset_ = float(np.nanquantile(self.score_samples(X), self.contamination))
+            return
         table, rate = self.fitted_.calibration["score_score"], self.fitted_.manifest.false_alarm_rate
         self.offset_ = -calibration.threshold(table, rate)
 

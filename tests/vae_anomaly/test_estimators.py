@@ -51,7 +51,9 @@ def imputer(table_detector: VAEDetector) -> VAEImputer:
 def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[VAEImputer]) -> None:
     estimator = kind(settings=QUICK, device="cpu", random_state=7)
     expected: dict[str, Any] = {"settings": QUICK, "device": "cpu", "random_state": 7}
-    expected |= {"false_alarm_rate": 0.05} if kind is VAEDetector else {"add_indicator": False}
+    expected |= (
+        {"false_alarm_rate": 0.05, "contamination": None} if kind is VAEDetector else {"add_indicator": False}
+    )
     assert estimator.get_params() == expected
     copy = clone(estimator)
     assert copy.get_params() == expected
