@@ -55,6 +55,11 @@ def modules(package: str) -> list[Path]:
     return found
 
 
+def room(path: Path) -> str:
+    """The module, or the package with all its files, that lies directly in its top-level package."""
+    return path.relative_to(ROOT).with_suffix("").parts[1]
+
+
 @cache
 def imports(path: Path, *, everywhere: bool = True) -> set[str]:
     """Full names imported; only what runs at import unless ``everywhere``."""
@@ -98,7 +103,7 @@ def test_only_the_tracking_rooms_import_mlflow() -> None:
 @pytest.mark.parametrize("package", ["serving", "vae_anomaly"])
 def test_what_runs_a_bundle_names_no_trainer_at_import(package: str) -> None:
     for path in modules(package):
-        if package == "vae_anomaly" and path.stem in NEEDS_TORCH:
+        if package == "vae_anomaly" and room(path) in NEEDS_TORCH:
             continue
         found = {name.partition(".")[0] for name in imports(path, everywhere=package == "serving")}
         assert not found & {"torch", "torchvision", "sklearn"}, path.name
@@ -106,7 +111,7 @@ def test_what_runs_a_bundle_names_no_trainer_at_import(package: str) -> None:
 
 def test_the_rooms_that_need_torch_are_those_that_load_it() -> None:
     """A new room is torch-free unless it says otherwise here."""
-    heavy = {path.stem for path in modules("vae_anomaly") if "torch" in loaded_by(path)}
+    heavy = {room(path) for path in modules("vae_anomaly") if "torch" in loaded_by(path)}
     assert heavy == NEEDS_TORCH
 
 
@@ -161,7 +166,9 @@ def python(code: str, cwd: Path = ROOT, *options: str) -> subprocess.CompletedPr
 def test_running_a_bundle_loads_no_trainer() -> None:
     """Importing each torch-free module, and all of serving, in one clean process."""
     names = ["vae_anomaly", "serving"]
-    names += [f"vae_anomaly.{path.stem}" for path in modules("vae_anomaly") if path.stem not in NEEDS_TORCH]
+    names += [
+        f"vae_anomaly.{name}" for path in modules("vae_anomaly") if (name := room(path)) not in NEEDS_TORCH
+    ]
     names += [f"serving.{path.stem}" for path in modules("serving")]
     wanted = [name for name in names if not name.endswith("__init__")]
     code = (

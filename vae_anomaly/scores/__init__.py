@@ -1,0 +1,64 @@
+"""Anomaly scores: one float per row, larger means more anomalous.
+
+Each score is a small module fitted on training data and then exported. A new one is a class in a
+file here and a line in `SCORES`.
+"""
+
+from __future__ import annotations
+
+from vae_anomaly.exceptions import ConfigError, UnsupportedError
+from vae_anomaly.scores.axes import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
+from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
+from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate
+from vae_anomaly.scores.draws import noise_bank
+from vae_anomaly.scores.latent import LatentMaha
+from vae_anomaly.scores.reconstruction import Recon
+
+__all__ = [
+    "FULL_COVARIANCE",
+    "LEADING_DIRECTIONS",
+    "RIDGE",
+    "SCORES",
+    "Evidence",
+    "IwNll",
+    "LatentMaha",
+    "NegElbo",
+    "Rate",
+    "Recon",
+    "Score",
+    "TrainingEvidence",
+    "check_scores",
+    "default_score",
+    "default_scores",
+    "noise_bank",
+]
+
+SCORES: dict[str, type[Score]] = {
+    "neg_elbo": NegElbo,
+    "iw_nll": IwNll,
+    "recon": Recon,
+    "rate": Rate,
+    "latent_maha": LatentMaha,
+}
+
+
+def default_score(variational: bool) -> str:
+    """The score that decides when nobody names one."""
+    return "neg_elbo" if variational else "recon"
+
+
+def default_scores(variational: bool) -> tuple[str, ...]:
+    """What is exported when nobody says: the default score and the latent distance."""
+    return (default_score(variational), *(("recon",) if variational else ()), "latent_maha")
+
+
+def check_scores(names: tuple[str, ...], variational: bool) -> None:
+    """Raise `ConfigError` for an unknown score, `UnsupportedError` for one the model cannot have."""
+    for name in names:
+        if name not in SCORES:
+            raise ConfigError(f"unknown score {name!r}; choose among {', '.join(SCORES)}")
+        if SCORES[name].variational and not variational:
+            raise UnsupportedError(
+                f"an autoencoder has no {name}: it has no distribution over z; "
+                "use recon or latent_maha, or train a VAE"
+            )

@@ -1,0 +1,96 @@
+"""What scores read of a batch, and what a score is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.encoding import Encoded
+from vae_anomaly.likelihoods import sum_elements
+from vae_anomaly.networks import Posterior
+from vae_anomaly.vae import Autoencoder, kl_per_latent, log_prior_ratio, reparameterise
+
+
+class Evidence:
+    """What scores read of a batch, each quantity computed once and only if somebody asks.
+
+    Parameters
+    ----------
+    model : Autoencoder or VAE
+    encoded : Encoded
+    noise : Tensor, shape (K, L)
+        The same draws for every row.
+    """
+
+    def __init__(self, model: Autoencoder, encoded: Encoded, noise: Tensor) -> None:
+        self.model = model
+        self.encoded = encoded
+        self.noise = noise[:, None, :]
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """q(z | x observed)."""
+        return self.model.encode(self.encoded.x, self.encoded.observed)
+
+    @cached_property
+    def reconstruction(self) -> Tensor:
+        """Raw likelihood parameters at z = mu, shape (B, P * D)."""
+        return self.model.decode(self.posterior.mean)
+
+    @cached_property
+    def contributions(self) -> Tensor:
+        """Terms of `recon`, shape (B, D), nats: best_d - log p(x_d | mu), 0 where missing.
+
+        Scaled by D / number observed, so that rows with gaps compare with whole ones.
+        """
+        x, observed, _ = self.encoded
+        likelihood = self.model.likelihood
+        best = likelihood.best_log_prob(self.reconstruction, x)
+        gap = (best - likelihood.log_prob(self.reconstruction, x)).clamp_min(0.0)
+        present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
+        return torch.where(observed, gap, 0.0) * (x.shape[-1] / present)[:, None]
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """z_k, shape (K, B, L)."""
+        return reparameterise(self.posterior, self.noise)
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """log p(x observed | z_k), shape (K, B)."""
+        return self.model.log_likelihood(self.latents, self.encoded.x, self.encoded.observed)
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """KL(q || p), shape (B,)."""
+        return sum_elements(kl_per_latent(self.posterior))
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        """log w_k, shape (K, B)."""
+        return self.log_likelihood + log_prior_ratio(self.posterior, self.latents, self.noise)
+
+
+TrainingEvidence = Callable[[], Iterator[Evidence]]
+
+
+class Score(nn.Module):
+    """One float per row; larger means more anomalous.
+
+    Attributes
+    ----------
+    variational : bool
+        Whether the score needs a distribution over z: an autoencoder has none.
+    """
+
+    variational = False
+
+    def fit(self, training: TrainingEvidence) -> None:
+        """Store what the score needs of the training data; nothing by default."""
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Score of each row, shape (B,)."""
+        raise NotImplementedError
