@@ -32,6 +32,7 @@ from vae_anomaly.scores import (
     NegElbo,
     Rate,
     Recon,
+    Typicality,
     check_scores,
     default_score,
     default_scores,
@@ -137,6 +138,18 @@ def test_the_expected_iw_nll_falls_with_the_draws() -> None:
         means.append(sum(scores) / len(scores))
     exact = -log_marginal(row.x, row.observed).item()
     assert means[0] > means[1] + 0.2 > means[2] + 0.3 > exact + 0.3
+
+
+def test_typicality_is_the_distance_of_the_bound_to_its_training_mean() -> None:
+    """Given the exact posterior the bound is the marginal: too likely counts as too unlikely does."""
+    model = linear_gaussian()
+    score = Typicality()
+    score.fit(lambda: iter([evidence(model)]))
+    exact = -log_marginal(ROWS.x, ROWS.observed)
+    got = score(evidence(model, seed=1))
+    torch.testing.assert_close(got, (exact - exact.mean()).abs())
+    assert (exact < exact.mean()).any()
+    assert got.min() >= 0
 
 
 PERFECT = {
@@ -339,10 +352,10 @@ def test_the_default_scores_are_among_those_a_model_can_have() -> None:
 
 
 def test_scores_a_model_cannot_have_are_refused() -> None:
-    message = "unknown score 'elbo'; choose among neg_elbo, iw_nll, recon, rate, latent_maha"
+    message = "unknown score 'elbo'; choose among neg_elbo, iw_nll, recon, rate, latent_maha, typicality"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_scores(("recon", "elbo"), True)
-    for name in ("neg_elbo", "iw_nll", "rate"):
+    for name in ("neg_elbo", "iw_nll", "rate", "typicality"):
         message = (
             f"an autoencoder has no {name}: it has no distribution over z; "
             "use recon or latent_maha, or train a VAE"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.scores.axes import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
-from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate
+from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentMaha
 from vae_anomaly.scores.reconstruction import Recon
@@ -27,6 +27,7 @@ __all__ = [
     "Recon",
     "Score",
     "TrainingEvidence",
+    "Typicality",
     "check_scores",
     "default_score",
     "default_scores",
@@ -39,6 +40,7 @@ SCORES: dict[str, type[Score]] = {
     "recon": Recon,
     "rate": Rate,
     "latent_maha": LatentMaha,
+    "typicality": Typicality,
 }
 
 

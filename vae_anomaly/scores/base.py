@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.likelihoods import sum_elements
 from vae_anomaly.networks import Posterior
-from vae_anomaly.vae import Autoencoder, kl_per_latent, log_prior_ratio, reparameterise
+from vae_anomaly.vae import Autoencoder, kl_per_latent, log_mean_exp, log_prior_ratio, reparameterise
 
 
 class Evidence:
@@ -72,6 +72,11 @@ class Evidence:
     def log_weights(self) -> Tensor:
         """log w_k, shape (K, B)."""
         return self.log_likelihood + log_prior_ratio(self.posterior, self.latents, self.noise)
+
+    @cached_property
+    def iw_nll(self) -> Tensor:
+        """-(logsumexp_k log w_k - log K), shape (B,), nats."""
+        return -log_mean_exp(self.log_weights)
 
 
 TrainingEvidence = Callable[[], Iterator[Evidence]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from vae_anomaly.scores.base import Evidence, Score
-from vae_anomaly.vae import log_mean_exp
+from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 
 
 class NegElbo(Score):
@@ -37,7 +37,7 @@ class IwNll(Score):
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Minus the log-mean-exp of the weights."""
-        return -log_mean_exp(evidence.log_weights)
+        return evidence.iw_nll
 
 
 class Rate(Score):
@@ -53,3 +53,33 @@ class Rate(Score):
     def forward(self, evidence: Evidence) -> Tensor:
         """The analytic KL."""
         return evidence.kl
+
+
+class Typicality(Score):
+    """Distance of `iw_nll` to its mean over training rows, ``|iw_nll - mean|``, in nats.
+
+    Rows that are too likely are as strange as rows that are not likely enough: in high
+    dimensions the densest point is far from where samples lie [1]_. The test of one sample's
+    bound against the training data's estimate of the entropy.
+
+    References
+    ----------
+    .. [1] Nalisnick et al., "Detecting Out-of-Distribution Inputs to Deep Generative Models Using
+       Typicality", 2019. https://arxiv.org/abs/1906.02994
+    """
+
+    variational = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(()))
+
+    def fit(self, training: TrainingEvidence) -> None:
+        """Mean of the training rows' bounds."""
+        bounds = torch.cat([evidence.iw_nll for evidence in training()])
+        self.centre = bounds.double().mean().to(bounds.dtype)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Absolute difference to the stored mean."""
+        return (evidence.iw_nll - self.centre).abs()
