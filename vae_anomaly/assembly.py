@@ -215,7 +215,7 @@ def assemble(
             "rows_calibration": len(held_out.values),
             "seed": seed,
         },
-        derived_from_rows=(),
+        derived_from_rows=tuple(part for score in scores.values() for part in score.derived_from_rows),
         warnings=warnings,
     )
     for warning in warnings:

@@ -52,7 +52,7 @@ def test_the_score_that_decides_is_among_the_scores(
 
 
 def test_unknown_and_impossible_scores() -> None:
-    known = "neg_elbo, iw_nll, recon, rate, latent_maha, typicality"
+    known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, typicality"
     with pytest.raises(ConfigError, match=f"^unknown score 'elbow'; choose among {known}$"):
         fit(table_rows(40), TABLE_MODEL, scores=("elbow",))
     sentence = (
@@ -61,6 +61,12 @@ def test_unknown_and_impossible_scores() -> None:
     )
     with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
         fit(table_rows(40), AUTOENCODER, scores=("iw_nll",))
+
+
+def test_scores_that_keep_single_rows_say_so() -> None:
+    manifest = fit(table_rows(40), AUTOENCODER, scores=("recon", "latent_maha", "latent_knn")).manifest
+    assert manifest.derived_from_rows == ("latent_bank",)
+    assert fit(table_rows(40), AUTOENCODER).manifest.derived_from_rows == ()
 
 
 def test_a_rate_out_of_reach_becomes_the_smallest_and_is_told(caplog: pytest.LogCaptureFixture) -> None:

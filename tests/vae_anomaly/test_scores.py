@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
-from linear_gaussian import ALL_MASKS, D, L, linear_gaussian, log_marginal, rows_under_every_mask
-from torch import Tensor, nn
+from linear_gaussian import ALL_MASKS, D, L, linear_gaussian, log_marginal
+from score_evidence import ROWS, Fixed, Raw, encoded, evidence, normal
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from vae_anomaly.encoding import Encoded
@@ -20,11 +20,8 @@ from vae_anomaly.likelihoods import (
     Likelihood,
     observed_log_prob,
 )
-from vae_anomaly.networks import ModelConfig, Posterior
+from vae_anomaly.networks import ModelConfig
 from vae_anomaly.scores import (
-    FULL_COVARIANCE,
-    LEADING_DIRECTIONS,
-    RIDGE,
     SCORES,
     Evidence,
     IwNll,
@@ -38,63 +35,9 @@ from vae_anomaly.scores import (
     default_scores,
     noise_bank,
 )
-from vae_anomaly.vae import VAE, Autoencoder, make_model
+from vae_anomaly.vae import VAE, make_model
 
-ROWS = rows_under_every_mask()
 EVERY_SCORE = pytest.mark.parametrize("name", SCORES)
-
-
-def encoded(x: Tensor, observed: Tensor | None = None) -> Encoded:
-    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
-    return Encoded(torch.where(seen, x, 0.0), seen, torch.zeros(len(x), dtype=torch.int64))
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def evidence(model: Autoencoder, draws: int = 4, rows: Encoded = ROWS, seed: int = 0) -> Evidence:
-    return Evidence(model, rows, normal(draws, model.latent_size, seed=seed).to(rows.x))
-
-
-class Fixed(nn.Module):
-    """An encoder that returns rows of stored posteriors, a decoder that returns stored raw output."""
-
-    def __init__(self, mean: Tensor, log_variance: Tensor | None = None) -> None:
-        super().__init__()
-        self.posterior = Posterior(mean, log_variance)
-
-    def forward(self, *_: Tensor) -> Posterior:
-        return self.posterior
-
-
-class Raw(nn.Module):
-    """A decoder that ignores z."""
-
-    def __init__(self, raw: Tensor) -> None:
-        super().__init__()
-        self.raw = raw
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.raw.expand(*z.shape[:-1], -1)
-
-
-def latents_only(mean: Tensor, log_variance: Tensor | None = None) -> Evidence:
-    """Evidence of training rows with these posteriors, in float32 as models have them."""
-    mean, log_variance = mean.float(), None if log_variance is None else log_variance.float()
-    kind = Autoencoder if log_variance is None else VAE
-    model = kind(Fixed(mean, log_variance), Raw(torch.zeros(1)), Bernoulli(), mean.shape[1])
-    return Evidence(model, encoded(torch.zeros(len(mean), 1)), torch.zeros(1, mean.shape[1]))
-
-
-def fit_maha(mean: Tensor, log_variance: Tensor | None = None) -> LatentMaha:
-    def batches() -> Iterator[Evidence]:
-        for part in torch.arange(len(mean)).split(100):
-            yield latents_only(mean[part], None if log_variance is None else log_variance[part])
-
-    score = LatentMaha()
-    score.fit(batches)
-    return score
 
 
 @pytest.mark.parametrize("draws", [1, 8])
@@ -203,88 +146,6 @@ def test_contributions_sum_to_recon_and_scale_with_what_is_observed() -> None:
     torch.testing.assert_close(score, expected.sum(dim=1))
 
 
-def test_latent_maha_and_posterior_spread_fill_the_latent_size() -> None:
-    latent, rows = 6, 400
-    mean = normal(rows, latent) @ normal(latent, latent, seed=1) + 3.0
-    log_variance = normal(rows, latent, seed=2) - 1.0
-    score = fit_maha(mean, log_variance)
-    centred = mean - mean.mean(dim=0)
-    spread = log_variance.exp().mean(dim=0)
-    dense = centred.T @ centred / rows + torch.diag(spread)
-    ridge = RIDGE * dense.diagonal().mean() * torch.eye(latent)
-    inverse = torch.linalg.inv(dense + ridge)
-    got = score(latents_only(mean, log_variance))
-    expected = ((centred @ inverse) * centred).sum(dim=1)
-    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
-    # The identity of SCIENCE, section 2, divisor n; the ridge takes its own small share.
-    assert got.mean() + (inverse * torch.diag(spread)).sum() == pytest.approx(latent, rel=3e-3)
-    assert got.mean() + (inverse * (torch.diag(spread) + ridge)).sum() == pytest.approx(latent, rel=1e-5)
-    divisor = rows / (rows - 1)
-    assert got.mean() * divisor + (inverse * torch.diag(spread)).sum() != pytest.approx(latent, rel=1e-3)
-
-
-def test_latent_maha_of_collapsed_units_stays_finite() -> None:
-    mean = normal(200, 4)
-    mean[:, 2] = 0.5
-    score = fit_maha(mean)
-    whole = score(latents_only(mean))
-    without = fit_maha(mean[:, [0, 1, 3]])(latents_only(mean[:, [0, 1, 3]]))
-    torch.testing.assert_close(whole, without, rtol=1e-3, atol=1e-4)
-    off = mean[:1].clone()
-    off[:, 2] += 1.0
-    assert score(latents_only(off)).item() > 1000
-    assert fit_maha(torch.ones(50, 3))(latents_only(torch.ones(1, 3))).item() == 0
-
-
-def test_a_code_distance_uses_the_covariance_alone() -> None:
-    mean = normal(300, 3) * torch.tensor([1.0, 10.0, 0.1])
-    got = fit_maha(mean)(latents_only(mean))
-    centred = mean - mean.mean(dim=0)
-    inverse = torch.linalg.inv(
-        centred.T @ centred / 300 + RIDGE * centred.var(correction=0, dim=0).mean() * torch.eye(3)
-    )
-    torch.testing.assert_close(got.double(), ((centred @ inverse) * centred).sum(dim=1), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("variational", [True, False])
-def test_long_codes_keep_leading_directions_and_one_variance_for_the_rest(variational: bool) -> None:
-    latent, rows = FULL_COVARIANCE + 40, 700
-    turn = torch.linalg.qr(normal(latent, latent, seed=1))[0]
-    mean = normal(rows, latent) * 0.94 ** torch.arange(latent) @ turn
-    log_variance = torch.full((rows, latent), math.log(0.3), dtype=torch.float64) if variational else None
-    got = fit_maha(mean, log_variance)(latents_only(mean, log_variance))
-    centred = mean - mean.mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / rows)
-    noise = 0.3 if variational else 0.0
-    others = values[:-LEADING_DIRECTIONS].mean().expand(latent - LEADING_DIRECTIONS)
-    floor = noise + RIDGE * (values.mean() + noise)
-    spectrum = torch.cat([others, values[-LEADING_DIRECTIONS:]]) + floor
-    expected = ((centred @ vectors) ** 2 / spectrum).sum(dim=1)
-    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=0)
-    if variational:
-        assert got.mean() + noise * (1 / spectrum).sum() == pytest.approx(latent, rel=2e-3)
-
-
-def test_fewer_rows_than_directions_span_all_there_is() -> None:
-    mean = normal(30, FULL_COVARIANCE + 10)
-    score = fit_maha(mean)
-    got = score(latents_only(mean))
-    # Each training row lies in the span, at distance n - 1 in all: the mean over n rows of n - 1 axes.
-    assert got.mean().item() == pytest.approx(29, rel=0.01)
-    assert score(latents_only(mean + normal(*mean.shape, seed=1))).min() > 1e4
-
-
-def test_fitting_depends_on_no_global_generator() -> None:
-    mean = normal(200, FULL_COVARIANCE + 1)
-    before = torch.get_rng_state()
-    first = fit_maha(mean)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(3)
-    again = fit_maha(mean)
-    assert torch.equal(first.directions, again.directions)
-    assert torch.equal(first.precisions, again.precisions)
-
-
 @EVERY_SCORE
 def test_scores_are_rows_own_floats(name: str) -> None:
     config = ModelConfig(hidden=(6,), latent_size=2, scale="element")
@@ -352,7 +213,7 @@ def test_the_default_scores_are_among_those_a_model_can_have() -> None:
 
 
 def test_scores_a_model_cannot_have_are_refused() -> None:
-    message = "unknown score 'elbo'; choose among neg_elbo, iw_nll, recon, rate, latent_maha, typicality"
+    message = f"unknown score 'elbo'; choose among {', '.join(SCORES)}"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_scores(("recon", "elbo"), True)
     for name in ("neg_elbo", "iw_nll", "rate", "typicality"):

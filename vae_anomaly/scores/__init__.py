@@ -7,12 +7,12 @@ file here and a line in `SCORES`.
 from __future__ import annotations
 
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
-from vae_anomaly.scores.axes import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
 from vae_anomaly.scores.draws import noise_bank
-from vae_anomaly.scores.latent import LatentMaha
+from vae_anomaly.scores.latent import LatentKnn, LatentMaha
 from vae_anomaly.scores.reconstruction import Recon
+from vae_anomaly.scores.whitening import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
 
 __all__ = [
     "FULL_COVARIANCE",
@@ -21,6 +21,7 @@ __all__ = [
     "SCORES",
     "Evidence",
     "IwNll",
+    "LatentKnn",
     "LatentMaha",
     "NegElbo",
     "Rate",
@@ -40,6 +41,7 @@ SCORES: dict[str, type[Score]] = {
     "recon": Recon,
     "rate": Rate,
     "latent_maha": LatentMaha,
+    "latent_knn": LatentKnn,
     "typicality": Typicality,
 }
 

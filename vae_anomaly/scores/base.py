@@ -89,9 +89,12 @@ class Score(nn.Module):
     ----------
     variational : bool
         Whether the score needs a distribution over z: an autoencoder has none.
+    derived_from_rows : tuple of str
+        What it stores of single training rows, for the manifest.
     """
 
     variational = False
+    derived_from_rows: tuple[str, ...] = ()
 
     def fit(self, training: TrainingEvidence) -> None:
         """Store what the score needs of the training data; nothing by default."""

@@ -6,49 +6,83 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.likelihoods import sum_elements
-from vae_anomaly.scores.axes import principal
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
+from vae_anomaly.scores.whitening import Whitening
+
+# Training rows kept in a bundle, and how many of them are a row's neighbours.
+BANK_ROWS = 2_000
+NEIGHBOURS = 5
 
 
 class LatentMaha(Score):
     """Latent distance (mu - c)' S^-1 (mu - c), without unit.
 
-    c is the mean of mu over training data, S = Cov(mu) + mean diag sigma^2. Stored as its
-    eigenvectors; codes longer than `FULL_COVARIANCE` keep the leading ones and share one variance
-    in all other directions, as in probabilistic PCA [1]_.
+    c is the mean of mu over training data, S = Cov(mu) + mean diag sigma^2; see `Whitening` for
+    codes of many dimensions.
 
     References
     ----------
-    .. [1] Tipping & Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999.
-       https://doi.org/10.1111/1467-9868.00196
+    .. [1] Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+       Adversarial Attacks", NeurIPS 2018. https://arxiv.org/abs/1807.03888
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.centre: Tensor
-        self.directions: Tensor
-        self.precisions: Tensor
-        self.register_buffer("centre", torch.zeros(1))
-        self.register_buffer("directions", torch.ones(1, 1))
-        self.register_buffer("precisions", torch.ones(1))
-        self.rest: float | None = None
+    whitening: Whitening
 
     def fit(self, training: TrainingEvidence) -> None:
         """Centre and principal directions of the training latents."""
-        posteriors = [evidence.posterior for evidence in training()]
-        means = torch.cat([p.mean for p in posteriors]).double()
-        self.centre = means.mean(dim=0)
-        noise = [p.log_variance.double().exp() for p in posteriors if p.log_variance is not None]
-        diagonal = torch.cat(noise).mean(dim=0) if noise else torch.zeros_like(self.centre)
-        directions, variances, self.rest = principal(means - self.centre, diagonal)
-        self.directions, self.precisions = directions.float(), (1 / variances).float()
-        self.centre = self.centre.float()
+        _, self.whitening = _whitened(training)
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Squared norm of the whitened mean."""
-        centred = evidence.posterior.mean - self.centre
-        leading = centred @ self.directions
-        distance = sum_elements(leading**2 * self.precisions)
-        if self.rest is None:
-            return distance
-        return distance + sum_elements((centred - leading @ self.directions.T) ** 2) / self.rest
+        return self.whitening.squared_norm(evidence.posterior.mean)
+
+
+class LatentKnn(Score):
+    """Mean distance from mu to the k nearest of a bank of training means, without unit.
+
+    .. math:: \\frac{1}{k} \\sum_{j \\in N_k(\\mu)} \\lVert S^{-1/2} (\\mu - \\mu_j) \\rVert
+
+    Distances are those of `LatentMaha`, S = Cov(mu) + mean diag sigma^2: a code has no scale of
+    its own, and whitened to its leading directions the bank stays small however long the code is.
+
+    References
+    ----------
+    .. [1] Ramaswamy, Rastogi & Shim, "Efficient Algorithms for Mining Outliers from Large Data
+       Sets", SIGMOD 2000. https://doi.org/10.1145/342009.335437
+    .. [2] Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
+       https://arxiv.org/abs/2204.06507
+    """
+
+    derived_from_rows = ("latent_bank",)
+    whitening: Whitening
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank: Tensor
+        self.register_buffer("bank", torch.zeros(1, 1))
+
+    def fit(self, training: TrainingEvidence) -> None:
+        """Whitened means of at most `BANK_ROWS` training rows, drawn by a fixed seed."""
+        means, self.whitening = _whitened(training)
+        drawn = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))[:BANK_ROWS]
+        self.bank = self.whitening(means[drawn.sort().values.to(means.device)].float())
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Mean distance to the nearest of the bank."""
+        rows = self.whitening(evidence.posterior.mean)
+        # Squared distance less what all of the bank have in common: it ranks them, and a^2 + b^2 -
+        # 2ab of near neighbours would keep no digit of their distance.
+        ranks = sum_elements(self.bank**2) - 2 * rows @ self.bank.T
+        count = min(NEIGHBOURS, len(self.bank))
+        nearest = torch.topk(ranks, count, dim=1, largest=False).indices
+        neighbours = self.bank.index_select(0, nearest.flatten()).unflatten(0, (-1, count))
+        distances = sum_elements((rows[:, None, :] - neighbours) ** 2).sqrt()
+        return sum_elements(distances) / count
+
+
+def _whitened(training: TrainingEvidence) -> tuple[Tensor, Whitening]:
+    """Posterior means of the training rows, shape (N, L), and their whitening."""
+    posteriors = [evidence.posterior for evidence in training()]
+    means = torch.cat([p.mean for p in posteriors])
+    noise = [p.log_variance.double().exp() for p in posteriors if p.log_variance is not None]
+    return means, Whitening.fit(means, torch.cat(noise).mean(dim=0) if noise else None)

@@ -1,0 +1,100 @@
+"""Principal axes of training data, kept few."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.likelihoods import sum_elements
+
+# Largest covariance kept whole; beyond it the leading directions are, and the rest share one
+# variance (probabilistic PCA).
+FULL_COVARIANCE = 512
+LEADING_DIRECTIONS = 128
+# Share of the mean variance added to every direction, for collapsed units.
+RIDGE = 1e-4
+# Powers of the covariance applied to a random subspace: spectra of latents fall fast enough for four.
+SUBSPACE_ITERATIONS = 4
+
+
+class Whitening(nn.Module):
+    """Coordinates along principal axes, in units of the standard deviation there.
+
+    Stored as eigenvectors: an inverse does not export. More than `FULL_COVARIANCE` features keep
+    the leading directions and share one variance in all others, as in probabilistic PCA [1]_.
+
+    Parameters
+    ----------
+    centre : Tensor, shape (F,)
+    directions : Tensor, shape (F, R)
+    variances : Tensor, shape (R,)
+    rest : float, optional
+        The variance of all other directions; None if there are none.
+
+    References
+    ----------
+    .. [1] Tipping & Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999.
+       https://doi.org/10.1111/1467-9868.00196
+    """
+
+    def __init__(
+        self, centre: Tensor, directions: Tensor, variances: Tensor, rest: float | None = None
+    ) -> None:
+        super().__init__()
+        self.centre: Tensor
+        self.directions: Tensor
+        self.precisions: Tensor
+        self.register_buffer("centre", centre.float())
+        self.register_buffer("directions", directions.float())
+        self.register_buffer("precisions", (1 / variances).float())
+        self.rest = rest
+
+    @classmethod
+    def fit(cls, rows: Tensor, diagonal: Tensor | None = None) -> Whitening:
+        """From the covariance (divisor n) of rows (N, F), plus a diagonal (F,) if given."""
+        rows = rows.double()
+        centre = rows.mean(dim=0)
+        diagonal = torch.zeros_like(centre) if diagonal is None else diagonal.double()
+        return cls(centre, *_principal(rows - centre, diagonal))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Coordinates of rows (B, F) along the directions kept, shape (B, R)."""
+        coordinates: Tensor = (rows - self.centre) @ self.directions * self.precisions.sqrt()
+        return coordinates
+
+    def squared_norm(self, rows: Tensor) -> Tensor:
+        """(h - c)' S^-1 (h - c) of rows (B, F), all directions included, shape (B,)."""
+        centred = rows - self.centre
+        leading = centred @ self.directions
+        distance = sum_elements(leading**2 * self.precisions)
+        if self.rest is None:
+            return distance
+        return distance + sum_elements((centred - leading @ self.directions.T) ** 2) / self.rest
+
+
+def leading_directions(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors (F, R) and eigenvalues (R,) of the covariance, by subspace iteration.
+
+    `torch.svd_lowrank` does the same from the global generator: scores would depend on it.
+    """
+    rows, count = len(centred), max(1, min(LEADING_DIRECTIONS, len(centred) - 1))
+    start = torch.randn(centred.shape[1], count, generator=torch.Generator().manual_seed(0))
+    basis = start.to(centred)
+    for _ in range(SUBSPACE_ITERATIONS):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
+    _, singular, right = torch.linalg.svd(centred @ basis, full_matrices=False)
+    return basis @ right.T, singular.double() ** 2 / rows
+
+
+def _principal(centred: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, float | None]:
+    """Directions (F, R), their variances (R,), and the variance of all others (None if R = F)."""
+    rows, features = centred.shape
+    if features <= FULL_COVARIANCE:
+        covariance = centred.T @ centred / rows + torch.diag(diagonal)
+        variances, directions = torch.linalg.eigh(covariance)
+        return directions, variances.clamp_min(0) + RIDGE * variances.mean() + 1e-12, None
+    directions, variances = leading_directions(centred.float())
+    total, noise = (centred**2).sum() / rows, diagonal.mean()
+    floor = noise + RIDGE * (total / features + noise) + 1e-12
+    others = (total - variances.sum()).clamp_min(0) / (features - len(variances))
+    return directions, variances + floor, float(others + floor)
