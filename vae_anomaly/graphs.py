@@ -6,14 +6,12 @@ and outputs; all take and return tuples of tensors.
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
 from vae_anomaly.encoding import Encoded, Encoding
 from vae_anomaly.imputation import Noise, State, effective_sample_size, update
 from vae_anomaly.scores import Evidence, Score
+from vae_anomaly.scores.quantiles import count_below
 from vae_anomaly.vae import VAE, Autoencoder
 
 STATE = State._fields
@@ -45,8 +43,6 @@ class EntryPoint(nn.Module):
 class PValue(nn.Module):
     """Conformal p-value (1 + #{calibration score >= s}) / (n + 1), by binary search.
 
-    A search by Gather costs a hundredth of comparing with every calibration score.
-
     Parameters
     ----------
     table : float32 Tensor, shape (n,)
@@ -61,12 +57,7 @@ class PValue(nn.Module):
     def forward(self, score: Tensor) -> Tensor:
         """Float64 p-value of each score, shape (B,)."""
         n = len(self.table)
-        below = torch.zeros_like(score, dtype=torch.int64)
-        for power in range(math.ceil(math.log2(n + 1)) - 1, -1, -1):
-            reach = below + 2**power
-            smaller = self.table.index_select(0, (reach - 1).clamp(max=n - 1)) < score
-            below = torch.where((reach <= n) & smaller, reach, below)
-        return (1 + n - below).double() / (n + 1)
+        return (1 + n - count_below(self.table, score)).double() / (n + 1)
 
 
 class ScoreGraph(EntryPoint):

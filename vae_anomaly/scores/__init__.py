@@ -11,6 +11,7 @@ from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentKnn, LatentMaha
+from vae_anomaly.scores.lpath import LPath
 from vae_anomaly.scores.reconstruction import Recon
 from vae_anomaly.scores.whitening import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
 
@@ -21,6 +22,7 @@ __all__ = [
     "SCORES",
     "Evidence",
     "IwNll",
+    "LPath",
     "LatentKnn",
     "LatentMaha",
     "NegElbo",
@@ -42,6 +44,7 @@ SCORES: dict[str, type[Score]] = {
     "rate": Rate,
     "latent_maha": LatentMaha,
     "latent_knn": LatentKnn,
+    "lpath": LPath,
     "typicality": Typicality,
 }
 

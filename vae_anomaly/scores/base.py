@@ -41,6 +41,11 @@ class Evidence:
         return self.model.decode(self.posterior.mean)
 
     @cached_property
+    def expected(self) -> Tensor:
+        """E[x | z = mu] in model space, shape (B, D)."""
+        return self.model.likelihood.mean(self.reconstruction)
+
+    @cached_property
     def contributions(self) -> Tensor:
         """Terms of `recon`, shape (B, D), nats: best_d - log p(x_d | mu), 0 where missing.
 
