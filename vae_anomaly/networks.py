@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.likelihoods import sum_elements
 
 # sigma between e^-7 and e^7: keeps exp() finite in float32 for whatever input.
 LOG_VARIANCE_LIMIT = 14.0
@@ -31,6 +32,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
+# What ends a layer: convolution, norm and one of these.
+ACTIVATED = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Tanh)
 
 
 class Posterior(NamedTuple):
@@ -156,6 +159,11 @@ class MLPEncoder(nn.Module):
         posterior: Posterior = self.head(self.trunk(_with_mask(x, observed, self.mask_input)))
         return posterior
 
+    def activations(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Outputs of all layers, the posterior's mean the last, shape (B, F)."""
+        features, found = _layer_outputs(self.trunk, _with_mask(x, observed, self.mask_input))
+        return torch.cat([*found, self.head(features).mean], dim=-1)
+
 
 class MLPDecoder(nn.Module):
     """The encoder's layers, mirrored."""
@@ -191,13 +199,25 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor, observed: Tensor) -> Posterior:
         """Flat images (B, D) to their posterior."""
+        posterior: Posterior = self.head(self.dense(self.trunk(self._image(x, observed))))
+        return posterior
+
+    def activations(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Outputs of all layers, feature maps as their spatial means, and the posterior's mean,
+        shape (B, F).
+        """
+        features, maps = _layer_outputs(self.trunk, self._image(x, observed))
+        dense = self.dense(features)
+        means = [sum_elements(each.flatten(2)) / (each.shape[2] * each.shape[3]) for each in maps]
+        hidden = [] if isinstance(self.dense, nn.Identity) else [dense]
+        return torch.cat([*means, *hidden, self.head(dense).mean], dim=-1)
+
+    def _image(self, x: Tensor, observed: Tensor) -> Tensor:
+        """What the first convolution sees, shape (B, C, H, W)."""
         image = x.unflatten(-1, self.shape)
         if self.mask_input:
             image = torch.cat([image, observed.unflatten(-1, self.shape).to(x.dtype)], dim=1)
-        if self.padding:
-            image = pad(image, (self.padding,) * 4)
-        posterior: Posterior = self.head(self.dense(self.trunk(image)))
-        return posterior
+        return pad(image, (self.padding,) * 4) if self.padding else image
 
 
 class ConvDecoder(nn.Module):
@@ -297,6 +317,16 @@ def _mlp(widths: tuple[int, ...], config: ModelConfig) -> nn.Sequential:
     for before, after in pairwise(widths):
         blocks += [nn.Linear(before, after), *_after(after, config, nn.BatchNorm1d)]
     return nn.Sequential(*blocks)
+
+
+def _layer_outputs(trunk: nn.Module, values: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What a trunk gives, and the output of each of its layers."""
+    found = []
+    for module in trunk.children():
+        values = module(values)
+        if isinstance(module, ACTIVATED):
+            found.append(values)
+    return values, found
 
 
 def _dense(before: int, after: int, config: ModelConfig) -> nn.Module:

@@ -18,7 +18,7 @@ class Autoencoder(nn.Module):
     Parameters
     ----------
     encoder : Module, (x, observed) -> Posterior
-        Of shape (B, L).
+        Of shape (B, L); its method ``activations`` gives what the layers on the way put out.
     decoder : Module, z -> raw
         Raw likelihood parameters, shape (..., P * D) for z of shape (..., L).
     likelihood : Likelihood
@@ -45,6 +45,12 @@ class Autoencoder(nn.Module):
         with self._precision(x):
             mean, log_variance = self.encoder(x, observed)
         return Posterior(mean.to(x.dtype), None if log_variance is None else log_variance.to(x.dtype))
+
+    def activations(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Outputs of the encoder's layers for rows in model space, shape (B, F)."""
+        with self._precision(x):
+            found: Tensor = self.encoder.activations(x, observed)  # type: ignore[operator]
+        return found.to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Raw likelihood parameters, shape (..., P * D), of latents (..., L)."""

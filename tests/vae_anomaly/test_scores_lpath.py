@@ -41,17 +41,17 @@ def test_the_norms_are_of_what_is_observed_scaled_to_the_whole() -> None:
     found.encoded = encoded(x, observed)
     # sqrt(4 + 16 + 16 + 64) = 10; sqrt((4 + 16) * 4 / 2); nothing to be wrong about.
     expected = torch.tensor([[10.0, 5.0, 5.0], [40**0.5, 5.0, 5.0], [0.0, 5.0, 5.0]])
-    torch.testing.assert_close(_norms(found), expected)
+    torch.testing.assert_close(_norms(found), expected.double())
 
 
 def test_quantiles_become_normal_numbers() -> None:
     values = normal(5000)
     score = NormalScore(values)
     places = torch.tensor([0.01, 0.05, 0.5, 0.7, 0.95, 0.99], dtype=torch.float64)
-    got = score(values.quantile(places).float())
+    got = score(values.quantile(places))
     torch.testing.assert_close(got.double(), torch.special.ndtri(places), rtol=0, atol=0.02)
     # Of an odd number of values the median is 0, the largest Phi^-1(1 - 1/2n).
-    nine = NormalScore(torch.arange(9.0) ** 2)
+    nine = NormalScore(torch.arange(9.0).double() ** 2)
     assert nine(torch.tensor([16.0])).item() == pytest.approx(0, abs=1e-6)
     assert nine(torch.tensor([64.0])).item() == pytest.approx(1.5932188, rel=1e-6)
     # One standard step outside: the slope from the median to the end, 1.5932 / (64 - 16).

@@ -12,6 +12,7 @@ from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentKnn, LatentMaha
 from vae_anomaly.scores.lpath import LPath
+from vae_anomaly.scores.rapp import Rapp
 from vae_anomaly.scores.reconstruction import Recon
 from vae_anomaly.scores.whitening import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE
 
@@ -26,6 +27,7 @@ __all__ = [
     "LatentKnn",
     "LatentMaha",
     "NegElbo",
+    "Rapp",
     "Rate",
     "Recon",
     "Score",
@@ -45,6 +47,7 @@ SCORES: dict[str, type[Score]] = {
     "latent_maha": LatentMaha,
     "latent_knn": LatentKnn,
     "lpath": LPath,
+    "rapp": Rapp,
     "typicality": Typicality,
 }
 

@@ -36,10 +36,12 @@ class LPath(Score):
         norms = torch.cat([_norms(evidence) for evidence in training()])
         self.normal_scores = nn.ModuleList(NormalScore(values) for values in norms.T)
         self.to(norms.device)
-        self.whitening = Whitening.fit(self.normalised(norms.float()))
+        normal = self.normalised(norms)
+        # A norm that all but repeats itself has less than unit variance; more would be rounding.
+        self.whitening = Whitening.fit(normal, 1 - normal.var(dim=0, correction=0).clamp_max(1.0))
 
     def normalised(self, norms: Tensor) -> Tensor:
-        """Standard normal numbers of the norms, both of shape (B, 3)."""
+        """Standard normal numbers of the norms, both of shape (B, 3); float32."""
         columns = zip(self.normal_scores, norms.unbind(dim=1), strict=True)
         return torch.stack([score(values) for score, values in columns], dim=1)
 
@@ -49,16 +51,16 @@ class LPath(Score):
 
 
 def _norms(evidence: Evidence) -> Tensor:
-    """Of reconstruction error, mu and sigma, shape (B, 3)."""
+    """Of reconstruction error, mu and sigma, shape (B, 3); float64."""
     x, observed, _ = evidence.encoded
     mean, log_variance = evidence.posterior
     if log_variance is None:
         raise TypeError("an autoencoder's code has no sigma")
-    error = torch.where(observed, x - evidence.expected, 0.0)
-    present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
+    error = torch.where(observed, x - evidence.expected, 0.0).double()
+    present = sum_elements(observed.double()).clamp_min(1.0)
     squares = (
         sum_elements(error**2) * (x.shape[-1] / present),
-        sum_elements(mean**2),
-        sum_elements(log_variance.exp()),
+        sum_elements(mean.double() ** 2),
+        sum_elements(log_variance.double().exp()),
     )
     return torch.stack(squares, dim=1).sqrt()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 # Knots of a table, evenly spaced in normal units: more would follow the noise of the sample.
 KNOTS = 129
-# Smallest distance of two knots per normal unit, as a share of the median: a statistic that all
-# but repeats itself must not blow up float32's rounding.
+# Smallest distance of two knots per normal unit, as a share of the median or of 1, the scale of
+# model space: a statistic that all but repeats itself must not blow up float32's rounding.
 RESOLUTION = 0.01
 
 
@@ -34,20 +34,21 @@ class NormalScore(nn.Module):
         knots, normal = _table(values.detach().double().cpu())
         middle = KNOTS // 2
         slopes = normal.diff() / knots.diff()
-        self.register_buffer("knots", knots.float())
-        self.register_buffer("normal", normal.float())
-        self.register_buffer("slopes", slopes.float())
+        # Float64 throughout: near knots enlarge the last bits of a value.
+        self.register_buffer("knots", knots)
+        self.register_buffer("normal", normal)
+        self.register_buffer("slopes", slopes)
         self.below = float(normal[0] / (knots[0] - knots[middle]))
         self.above = float(normal[-1] / (knots[-1] - knots[middle]))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normal numbers of values, both of shape (B,)."""
+        """Normal numbers of float64 values, shape (B,); float32."""
         left = count_below(self.knots, values).clamp(1, KNOTS - 1) - 1
         low, slope = self.knots.index_select(0, left), self.slopes.index_select(0, left)
         inside = torch.minimum(torch.maximum(values, self.knots[0]), self.knots[-1])
         between = self.normal.index_select(0, left) + (inside - low) * slope
         under, over = (values - self.knots[0]).clamp(max=0.0), (values - self.knots[-1]).clamp(min=0.0)
-        return between + under * self.below + over * self.above
+        return (between + under * self.below + over * self.above).float()
 
 
 def count_below(table: Tensor, values: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ def _table(values: Tensor) -> tuple[Tensor, Tensor]:
     left = place.floor().long()
     quantiles = torch.lerp(ordered[left], ordered[(left + 1).clamp(max=n - 1)], place - left)
     median = quantiles[KNOTS // 2]
-    least = RESOLUTION * median.abs().clamp_min(1e-6) * normal
+    least = RESOLUTION * median.abs().clamp_min(1.0) * normal
     knots = (quantiles - least).cummax(dim=0).values + least
     # Ties spread to both sides of where they were.
     return knots + (median - knots[KNOTS // 2]), normal

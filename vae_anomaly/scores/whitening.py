@@ -13,6 +13,9 @@ FULL_COVARIANCE = 512
 LEADING_DIRECTIONS = 128
 # Share of the mean variance added to every direction, for collapsed units.
 RIDGE = 1e-4
+# Smallest variance of a direction, as a share of the largest, where directions may be dropped: below
+# it, differences of activations are rounding of float32.
+KEPT = 1e-3
 # Powers of the covariance applied to a random subspace: spectra of latents fall fast enough for four.
 SUBSPACE_ITERATIONS = 4
 
@@ -56,6 +59,22 @@ class Whitening(nn.Module):
         centre = rows.mean(dim=0)
         diagonal = torch.zeros_like(centre) if diagonal is None else diagonal.double()
         return cls(centre, *_principal(rows - centre, diagonal))
+
+    @classmethod
+    def leading(cls, rows: Tensor) -> Whitening:
+        """From rows (N, F), without the directions whose variance is all but none.
+
+        The mean squared norm of these rows is the number of directions kept, R.
+        """
+        rows = rows.detach().double()
+        centre = rows.mean(dim=0)
+        if rows.shape[1] <= FULL_COVARIANCE:
+            variances, directions = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+        else:
+            directions, variances = leading_directions((rows - centre).float())
+        kept = variances >= KEPT * variances.max()
+        # Rows that are all alike have no variance at all.
+        return cls(centre, directions[:, kept], variances[kept].clamp_min(1e-12))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Coordinates of rows (B, F) along the directions kept, shape (B, R)."""
