@@ -17,7 +17,7 @@ from vae_anomaly.export import parity_feeds, to_onnx
 from vae_anomaly.fitting import Fit, Parts, fit_model, split_parts
 from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import Schema
-from vae_anomaly.scores import SCORES
+from vae_anomaly.scores import possible_scores
 from vae_anomaly.selftest import disagreements
 
 # What recipes that leave their data to the user are tried on; the rest name their own.
@@ -90,14 +90,9 @@ def train_briefly(name: str, data_root: Path, rows: int) -> Trained:
     settings = replace(
         settings,
         training=replace(settings.training, epochs=1, batch_size=32),
-        export=ExportConfig(scores=all_scores(settings.model.kind == "vae")),
+        export=ExportConfig(scores=possible_scores(settings.model.kind == "vae", settings.model.mask_input)),
     )
     return Trained(dataset.schema, parts, fit_model(dataset.schema, parts, settings, device="cpu"))
-
-
-def all_scores(variational: bool) -> tuple[str, ...]:
-    """Every score that a kind of model can have."""
-    return tuple(name for name, score in SCORES.items() if variational or not score.variational)
 
 
 @torch.no_grad()

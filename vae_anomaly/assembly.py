@@ -160,7 +160,8 @@ def assemble(
     CalibrationError
         If no row was held out.
     UnsupportedError
-        If an autoencoder is asked for a score that needs a distribution over z.
+        If a model is asked for a score it cannot have: one that needs a distribution over z of an
+        autoencoder, one that needs the mask of an encoder that does not see it.
     """
     if not len(held_out.values):
         raise CalibrationError("no row was held out for calibration; leave a share for it")
@@ -168,7 +169,7 @@ def assemble(
     names = config.scores or default_scores(model.variational)
     default = config.default_score or default_score(model.variational)
     names = names if default in names else (default, *names)
-    check_scores(names, model.variational)
+    check_scores(names, model.variational, model_config.mask_input)
     latent = model.latent_size
     device = next(model.parameters()).device
     noise = (
@@ -261,7 +262,7 @@ def _evidence(model: Autoencoder, encoding: Encoding, samples: Samples, noise: T
     data = Data.of(samples, noise.device)
     for rows in torch.arange(len(data), device=noise.device).split(256):
         with torch.no_grad():
-            yield Evidence(model, encoding(*data.batch(rows)), noise)
+            yield Evidence(model, encoding(*data.batch(rows)), noise, getattr(encoding, "shape", ()))
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ TOLERANCES = ("scores", "columns", "ess", "cuda")
 AGAIN = "fetch the bundle again or export it anew"
 TESTED = ("score", "decode")
 # Scores that sum over elements.
-ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "typicality")
+ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
 # p (1 - p) of a probability that float32 rounds to 1.
 VARIANCE_ROUNDING = 2.0**-22
 

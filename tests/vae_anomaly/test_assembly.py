@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_the_score_that_decides_is_among_the_scores(
 
 
 def test_unknown_and_impossible_scores() -> None:
-    known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, lpath, rapp, typicality"
+    known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, lpath, rapp, conditional, typicality"
     with pytest.raises(ConfigError, match=f"^unknown score 'elbow'; choose among {known}$"):
         fit(table_rows(40), TABLE_MODEL, scores=("elbow",))
     sentence = (
@@ -61,6 +62,15 @@ def test_unknown_and_impossible_scores() -> None:
     )
     with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
         fit(table_rows(40), AUTOENCODER, scores=("iw_nll",))
+
+
+def test_a_model_that_does_not_see_the_mask_has_no_conditional() -> None:
+    sentence = (
+        "a model that does not see the mask has no conditional: what is hidden would pass for zeros; "
+        "use recon or latent_maha, or train with mask_input = true and random masks"
+    )
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
+        fit(table_rows(40), replace(TABLE_MODEL, mask_input=False), scores=("conditional",))
 
 
 def test_scores_that_keep_single_rows_say_so() -> None:

@@ -13,7 +13,7 @@ from vae_anomaly.assembly import Fitted
 from vae_anomaly.export import export_bundle
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import Bundle, load_bundle
-from vae_anomaly.scores import SCORES
+from vae_anomaly.scores import possible_scores
 
 MODELS: dict[str, tuple[Callable[..., Any], ModelConfig]] = {
     "table": (table_rows, TABLE_MODEL),
@@ -28,7 +28,7 @@ def exported(
 ) -> tuple[Fitted, Bundle, Any]:
     """A model with every score it can have; the parity gate has let it pass."""
     data, config = MODELS[request.param]
-    scores = tuple(name for name in SCORES if config.kind == "vae" or not SCORES[name].variational)
+    scores = possible_scores(config.kind == "vae", config.mask_input)
     fitted = fit(data(), config, epochs=4, scores=scores, draws=4, imputation_draws=50)
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
     export_bundle(fitted, folder)

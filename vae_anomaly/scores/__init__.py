@@ -9,6 +9,7 @@ from __future__ import annotations
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
+from vae_anomaly.scores.conditional import Conditional
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentKnn, LatentMaha
 from vae_anomaly.scores.lpath import LPath
@@ -21,6 +22,7 @@ __all__ = [
     "LEADING_DIRECTIONS",
     "RIDGE",
     "SCORES",
+    "Conditional",
     "Evidence",
     "IwNll",
     "LPath",
@@ -37,6 +39,7 @@ __all__ = [
     "default_score",
     "default_scores",
     "noise_bank",
+    "possible_scores",
 ]
 
 SCORES: dict[str, type[Score]] = {
@@ -48,6 +51,7 @@ SCORES: dict[str, type[Score]] = {
     "latent_knn": LatentKnn,
     "lpath": LPath,
     "rapp": Rapp,
+    "conditional": Conditional,
     "typicality": Typicality,
 }
 
@@ -62,7 +66,16 @@ def default_scores(variational: bool) -> tuple[str, ...]:
     return (default_score(variational), *(("recon",) if variational else ()), "latent_maha")
 
 
-def check_scores(names: tuple[str, ...], variational: bool) -> None:
+def possible_scores(variational: bool, mask_input: bool = True) -> tuple[str, ...]:
+    """Every score that a kind of model can have."""
+    return tuple(
+        name
+        for name, score in SCORES.items()
+        if variational >= score.variational and mask_input >= score.mask_aware
+    )
+
+
+def check_scores(names: tuple[str, ...], variational: bool, mask_input: bool = True) -> None:
     """Raise `ConfigError` for an unknown score, `UnsupportedError` for one the model cannot have."""
     for name in names:
         if name not in SCORES:
@@ -71,4 +84,9 @@ def check_scores(names: tuple[str, ...], variational: bool) -> None:
             raise UnsupportedError(
                 f"an autoencoder has no {name}: it has no distribution over z; "
                 "use recon or latent_maha, or train a VAE"
+            )
+        if SCORES[name].mask_aware and not mask_input:
+            raise UnsupportedError(
+                f"a model that does not see the mask has no {name}: what is hidden would pass for zeros; "
+                "use recon or latent_maha, or train with mask_input = true and random masks"
             )

@@ -23,12 +23,17 @@ class Evidence:
     encoded : Encoded
     noise : Tensor, shape (K, L)
         The same draws for every row.
+    shape : tuple of int
+        Of one image, (C, H, W); empty for a table's row, and where scores are fitted already.
     """
 
-    def __init__(self, model: Autoencoder, encoded: Encoded, noise: Tensor) -> None:
+    def __init__(
+        self, model: Autoencoder, encoded: Encoded, noise: Tensor, shape: tuple[int, ...] = ()
+    ) -> None:
         self.model = model
         self.encoded = encoded
         self.noise = noise[:, None, :]
+        self.shape = shape
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -94,11 +99,14 @@ class Score(nn.Module):
     ----------
     variational : bool
         Whether the score needs a distribution over z: an autoencoder has none.
+    mask_aware : bool
+        Whether the score needs an encoder that sees which elements are observed.
     derived_from_rows : tuple of str
         What it stores of single training rows, for the manifest.
     """
 
     variational = False
+    mask_aware = False
     derived_from_rows: tuple[str, ...] = ()
 
     def fit(self, training: TrainingEvidence) -> None:
