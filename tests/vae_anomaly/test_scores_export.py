@@ -14,6 +14,7 @@ from vae_anomaly.export import export_bundle
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import Bundle, load_bundle
 from vae_anomaly.scores import possible_scores
+from vae_anomaly.selftest import tolerance_of
 
 MODELS: dict[str, tuple[Callable[..., Any], ModelConfig]] = {
     "table": (table_rows, TABLE_MODEL),
@@ -51,8 +52,7 @@ def test_every_score_is_exported_and_agrees_with_torch(exported: tuple[Fitted, B
     for name in fitted.manifest.scores:
         a, b = (frame.loc[~empty, name].to_numpy() for frame in (ours, theirs))
         assert np.isfinite(b).all(), name
-        scale = np.maximum(np.abs(a), max(1.0, float(np.median(np.abs(a)))))
-        assert (np.abs(a - b) <= 1e-5 * scale).all(), name
+        assert (np.abs(a - b) <= tolerance_of(name, {name: a}, fitted.manifest)).all(), name
 
 
 def test_a_row_of_one_bundle_has_the_same_bits_in_any_company(exported: tuple[Fitted, Bundle, Any]) -> None:

@@ -48,6 +48,8 @@ def outputs(**values: Any) -> dict[str, Any]:
         (IMAGE, {"rate": [1e-9, 2e-9]}, "rate", [1e-5, 1e-5]),
         (IMAGE, {"neg_elbo": [1.0, 100.0]}, "neg_elbo", [5.05e-4, 1e-3]),
         (IMAGE, {"score": [1.0, 2.0]}, "score", [4e-4, 4e-4]),
+        # Whitened differences of activations.
+        (replace(TABLE, scores=("rapp",)), {"rapp": [4.0, 300.0, 5.0]}, "rapp", [1e-3, 3e-3, 1e-3]),
         (TABLE, {"clipped": [0.0, 7.0]}, "clipped", [0.5, 0.5]),
         # Raw units: of the column's range or of the distance to it; a constant column's range is 1.
         (TABLE, {"reconstruction": [[5.0, 5.0], [1e6, 7.0]]}, "reconstruction", [[1e-4, 1e-5], [10.0, 2e-5]]),
