@@ -8,13 +8,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from vae_anomaly.exceptions import DataError
+from vae_anomaly.exceptions import DataError, DeviceError, VaeAnomalyError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class Claim:
 
     Entering locks the output: the operating system drops the lock when the process ends, however
     it ends, so that what a killed job left behind does not stop the next one. Leaving renames
-    every temporary file to its final name, or removes them all after an error or an interrupt.
+    every temporary file to its final name, or removes them all after an error or an interrupt. Only
+    the `keepsake` outlives a job that a rerun may bring to its end.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class Claim:
         self._stem = f".vae-anomaly-{hashlib.sha256(os.fsencode(self.out.name)).hexdigest()[:16]}"
         self._finals: dict[Path, Path] = {}
         self._scratch: list[Path] = []
+        self._keepsake: Path | None = None
         self._lock: IO[str] | None = None
 
     def temporary(self, final: Path) -> Path:
@@ -67,6 +69,15 @@ class Claim:
         self._scratch.append(path)
         return path
 
+    def keepsake(self) -> Path:
+        """A name for work that a rerun takes up.
+
+        It goes when the job succeeds, or fails in a way that a rerun would repeat; it stays after an
+        interrupt, a kill or a disk error.
+        """
+        self._keepsake = self.out.parent / f"{self._stem}.answers"
+        return self._keepsake
+
     def __enter__(self) -> Self:
         with writing(self.out):
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +89,14 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        over = error is not None and _recurs(error)
         try:
             if kind is None:
                 with writing(self.out):
                     self._commit()
+                over = True
         finally:
+            self._part_with_keepsake(over, error)
             self._clean()
 
     def _commit(self) -> None:
@@ -95,6 +109,15 @@ class Claim:
                 if path.is_dir() and final.is_dir():
                     final.rmdir()
                 path.replace(final)
+        flush_folder(self.out.parent)
+
+    def _part_with_keepsake(self, over: bool, error: BaseException | None) -> None:
+        if self._keepsake is None:
+            return
+        if over:
+            self._scratch.append(self._keepsake)
+        elif error is not None and not isinstance(error, Exception):
+            log.warning("stopped; the same job goes on where it stopped, from %s", self._keepsake)
 
     def _clean(self) -> None:
         for path in self._scratch:
@@ -117,6 +140,24 @@ def _flush(path: Path) -> None:
     """To the disk, so that the name never outlives the content in a power cut."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Names made or changed in a folder to the disk, where the system can do that."""
+    with suppress(OSError):  # not on Windows, nor on every network drive
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _recurs(error: BaseException) -> bool:
+    """Whether a rerun would end the same way: neither place nor moment is at fault."""
+    if not isinstance(error, VaeAnomalyError) or isinstance(error, DeviceError):
+        return False
+    # Arrow calls damaged files an OSError as well, without a number.
+    return getattr(error.__cause__, "errno", None) is None
 
 
 def _lock(path: Path, out: Path) -> IO[str]:
