@@ -5,6 +5,9 @@ they are searched for repeats (8 bytes, up to `serving.identity.EXACT_ID_ROWS` r
 they are ranked (24 bytes), and the file names of one folder.
 
 Results appear at once when the job ends, or not at all. They do not depend on the size of a chunk.
+A job that was stopped or killed leaves its answers behind; the same job then reads its input again, but
+does not ask the model what it has answered. While it runs the answers take about the disk space of the
+output once more.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving.claim import Claim
 from serving.formats import Chunk, ReadOptions, Source, describe, open_source
 from serving.imputed import Filled, check_imputed_out, open_imputed
-from serving.models import Imputer, Scorer
+from serving.journal import Journal
+from serving.models import Imputer, Scorer, Sealed
 from serving.writers import RejectWriter, TableWriter, add_ranks, output_schema
 from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.schema import Schema
@@ -52,6 +57,8 @@ class JobSummary:
         Rows called outliers.
     clipped : int
         Cells outside the model's range.
+    resumed : int
+        Rows whose answers were taken over from an earlier run of the same job.
     """
 
     rows: int
@@ -61,6 +68,7 @@ class JobSummary:
     unobserved: int = 0
     outliers: int = 0
     clipped: int = 0
+    resumed: int = 0
 
 
 class _Tally:
@@ -80,6 +88,11 @@ class _Tally:
             )
         self._rejects.write(chunk.rejects)
 
+    def judge(self, verdicts: pa.Table) -> None:
+        """Count outliers and clipped cells."""
+        self.outliers += pc.sum(verdicts["is_outlier"]).as_py() or 0
+        self.clipped += pc.sum(verdicts["clipped"]).as_py() or 0
+
     def done(self, chunk: Chunk) -> None:
         """Count a chunk whose answers are written."""
         self.rows += len(chunk.rows)
@@ -87,11 +100,18 @@ class _Tally:
         if self._progress is not None:
             self._progress(chunk.start + chunk.size, self._total)
 
-    def summary(self, out: Path) -> JobSummary:
+    def summary(self, out: Path, resumed: int) -> JobSummary:
         """The sums."""
         rejected_out = self._rejects.final if self._rejects.count else None
         return JobSummary(
-            self.rows, self._rejects.count, out, rejected_out, self.unobserved, self.outliers, self.clipped
+            rows=self.rows,
+            rejected=self._rejects.count,
+            out=out,
+            rejected_out=rejected_out,
+            unobserved=self.unobserved,
+            outliers=self.outliers,
+            clipped=self.clipped,
+            resumed=resumed,
         )
 
 
@@ -110,6 +130,12 @@ def _run(
             answer(chunk, tally)
             tally.done(chunk)
     return tally
+
+
+def _journal(claim: Claim, bundle: Sealed, **settings: object) -> Journal:
+    """The answers of this job so far; ``settings`` are those that an answer depends on."""
+    job = {"bundle": bundle.digest, "provider": bundle.provider, **settings}
+    return Journal(claim.keepsake(), job, claim.out)
 
 
 def score_file(
@@ -155,16 +181,19 @@ def score_file(
         bundle.verdicts(*_no_rows(bundle.schema), false_alarm_rate)
         schema = _score_schema(opened, options, bundle.score_names, rank)
         unranked = claim.scratch() if rank else final
-        with TableWriter(unranked, schema, out) as writer:
+        journal = _journal(claim, bundle, verb="score", rate=false_alarm_rate)
+        with journal, TableWriter(unranked, schema, out) as writer:
 
             def answer(chunk: Chunk, tally: _Tally) -> None:
                 if len(chunk.rows):
-                    writer.write(_score_chunk(bundle, chunk, schema, false_alarm_rate, tally))
+                    verdicts = journal.answer(chunk, lambda: _verdicts(bundle, chunk, false_alarm_rate))
+                    tally.judge(verdicts)
+                    writer.write(_score_table(verdicts, chunk, schema))
 
             tally = _run(claim, opened, options, progress, answer)
         if rank:
             add_ranks(unranked, final, out)
-    return tally.summary(out)
+    return tally.summary(out, journal.resumed)
 
 
 def _check_score_out(source: Path, out: Path) -> None:
@@ -199,15 +228,13 @@ def _score_schema(opened: Source, options: ReadOptions, names: Sequence[str], ra
     return output_schema([field.remove_metadata() for field in fields])
 
 
-def _score_chunk(
-    bundle: Scorer, chunk: Chunk, schema: pa.Schema, rate: float | None, tally: _Tally
-) -> pa.Table:
+def _verdicts(bundle: Scorer, chunk: Chunk, rate: float | None) -> pa.Table:
     frame = bundle.verdicts(chunk.values, chunk.observed, rate)
-    tally.outliers += int(frame["is_outlier"].sum())
-    tally.clipped += int(frame["clipped"].sum())
-    columns = {
-        name: pa.array(frame[name], from_pandas=True) for name in frame.columns if name in schema.names
-    }
+    return pa.table({name: pa.array(frame[name], from_pandas=True) for name in frame.columns})
+
+
+def _score_table(verdicts: pa.Table, chunk: Chunk, schema: pa.Schema) -> pa.Table:
+    columns: dict[str, Any] = {name: verdicts[name] for name in verdicts.column_names if name in schema.names}
     columns["note"] = _notes(np.where(_unobserved(chunk), NOTHING_OBSERVED, ""))
     columns["rank"] = pa.nulls(len(chunk.rows), pa.int64())
     kept = [name for name in schema.names[1:] if name not in columns]
@@ -279,13 +306,20 @@ def impute_file(
     with Claim(out) as claim:
         opened = open_source(source, bundle.schema, options, everything=True)
         bundle.impute(*_no_rows(bundle.schema))
-        with open_imputed(claim, opened, draws, with_std) as writer:
+        journal = _journal(claim, bundle, verb="impute", draws=draws, seed=seed)
+        with journal, open_imputed(claim, opened, draws, with_std) as writer:
 
             def answer(chunk: Chunk, _: _Tally) -> None:
-                writer.write(chunk, _impute_chunk(bundle, chunk, draws, seed) if len(chunk.rows) else None)
+                if not len(chunk.rows):
+                    writer.write(chunk, None)
+                    return
+                packed = journal.answer(
+                    chunk, lambda: _impute_chunk(bundle, chunk, draws, seed).packed(chunk.observed)
+                )
+                writer.write(chunk, Filled.unpacked(packed, chunk.observed, draws or 1))
 
             tally = _run(claim, opened, options, progress, answer)
-    return tally.summary(out)
+    return tally.summary(out, journal.resumed)
 
 
 def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int) -> Filled:

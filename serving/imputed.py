@@ -20,7 +20,7 @@ from serving.pictures import SUFFIXES, pixels_out, to_picture
 from serving.tables import TableSource
 from serving.writers import NpyWriter, TableWriter, output_schema
 from vae_anomaly.exceptions import ConfigError, DataError
-from vae_anomaly.schema import Array
+from vae_anomaly.schema import Array, Mask
 
 PARQUET = (".parquet", ".pq")
 
@@ -33,12 +33,38 @@ class Filled(NamedTuple):
     values : ndarray, shape (M, B, *sample shape)
         M draws, or the mean with M = 1.
     std : ndarray, shape (B, *sample shape)
+        0 where observed.
     notes : Array of pyarrow, length B
     """
 
     values: Array
     std: Array
     notes: pa.Array
+
+    def packed(self, observed: Mask) -> pa.Table:
+        """The missing cells alone, in one row of lists."""
+        missing = ~observed
+        return pa.table(
+            {
+                "values": _listed(pa.array(self.values[:, missing].ravel())),
+                "std": _listed(pa.array(self.std[missing])),
+                "notes": _listed(self.notes),
+            }
+        )
+
+    @classmethod
+    def unpacked(cls, table: pa.Table, observed: Mask, draws: int) -> Filled:
+        """From what `packed` returned; 0 where observed."""
+        some, some_std, notes = (table[name].chunk(0).values for name in ("values", "std", "notes"))
+        values = np.zeros((draws, *observed.shape), some.type.to_pandas_dtype())
+        values[:, ~observed] = some.to_numpy(zero_copy_only=False).reshape(draws, -1)
+        std = np.zeros(observed.shape, some_std.type.to_pandas_dtype())
+        std[~observed] = some_std.to_numpy(zero_copy_only=False)
+        return cls(values, std, notes)
+
+
+def _listed(array: pa.Array) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
 
 
 class ImputedWriter(ABC):

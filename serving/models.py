@@ -10,12 +10,24 @@ import pandas as pd
 from vae_anomaly.schema import Schema
 
 
-class Scorer(Protocol):
-    """The part of a bundle that scoring needs."""
+class Sealed(Protocol):
+    """What every job asks of a bundle."""
 
     @property
     def schema(self) -> Schema:
         """What a sample is."""
+
+    @property
+    def digest(self) -> str:
+        """The identity of the bundle."""
+
+    @property
+    def provider(self) -> str:
+        """What it runs on."""
+
+
+class Scorer(Sealed, Protocol):
+    """The part of a bundle that scoring needs."""
 
     @property
     def score_names(self) -> Sequence[str]:
@@ -48,12 +60,8 @@ class Imputed(Protocol):
         """Text, shape (B,)."""
 
 
-class Imputer(Protocol):
+class Imputer(Sealed, Protocol):
     """The part of a bundle that imputation needs."""
-
-    @property
-    def schema(self) -> Schema:
-        """What a sample is."""
 
     def impute(
         self, x: Any, /, observed: Any = None, draws: int | None = None, seed: int = 0, ids: Any = None

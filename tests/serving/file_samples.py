@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +140,7 @@ class FakeBundle:
     """
 
     score_names = ("sum", "max")
+    digest, provider = "0" * 64, "CPUExecutionProvider"
 
     def __init__(self, schema: Schema, generative: bool = True) -> None:
         self.schema, self.generative = schema, generative
@@ -192,6 +195,38 @@ class FakeBundle:
             drawn = np.where(samples.observed, samples.values, noise)
         empty = ~samples.observed.reshape(shape[0], self.schema.elements).any(axis=1)
         return FakeImputation(mean, std, drawn, np.where(empty, "nothing_observed", ""))
+
+
+class Counting(FakeBundle):
+    """Counts the rows it is asked about; past ``most`` it raises."""
+
+    def __init__(self, schema: Schema, most: int | None = None, error: BaseException | None = None) -> None:
+        super().__init__(schema)
+        self.asked, self.most, self.error = 0, most, error or KeyboardInterrupt()
+
+    def verdicts(self, x: Any, observed: Any = None, false_alarm_rate: float | None = None) -> pd.DataFrame:
+        self._count(x)
+        return super().verdicts(x, observed, false_alarm_rate)
+
+    def impute(self, x: Any, *args: Any, **kwargs: Any) -> FakeImputation:
+        self._count(x)
+        return super().impute(x, *args, **kwargs)
+
+    def _count(self, x: Any) -> None:
+        if self.most is not None and self.asked + len(x) > self.most:
+            raise self.error
+        self.asked += len(x)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that is full for files beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def hashed(seed: int, key: object, draw: int) -> int:
