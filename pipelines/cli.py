@@ -345,6 +345,8 @@ def _report_job(summary: Any, as_json: bool, *findings: str) -> None:
         if summary.clipped:
             told.append(f"{counted(summary.clipped, 'cell')} clipped to the model's range")
         plain(out, ", ".join(told))
+        if summary.resumed:
+            plain(out, f"{counted(summary.resumed, 'row')} taken over from an earlier run that was stopped")
         facts(("written", summary.out), ("rejected", summary.rejected_out))
     if summary.rejected:
         rejected = f"{counted(summary.rejected, 'row')} rejected; see {summary.rejected_out}"

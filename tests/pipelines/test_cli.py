@@ -20,6 +20,7 @@ from tiny_runs import TINY, Done, Shell, Tracked
 
 from pipelines.cli import _imputed_name
 from pipelines.config import recipe_names
+from serving import chunks
 from serving.claim import Claim
 from vae_anomaly import __version__
 from vae_anomaly.assembly import Fitted
@@ -462,6 +463,39 @@ def test_pixels_in_other_units_are_refused(shell: Shell, image_folder: Path) -> 
     assert one_line(shell("score", image_folder, "x.npy")).endswith(
         "the model was trained on 0 to 255; rescale them to the trained range"
     )
+
+
+@pytest.mark.parametrize("arguments", [["score", "--rank"], ["impute", "--draws", "3", "--std"]], ids=str)
+def test_a_stopped_job_goes_on(
+    arguments: list[str],
+    shell: Shell,
+    table_folder: Path,
+    rows: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 20)
+    verb, *options = arguments
+    rows[COLUMNS].mask(rows[COLUMNS] > 1).to_csv("rows.csv", index=False)
+    job = [verb, table_folder, "rows.csv", *options, "--json", "--out"]
+    assert shell(*job, "whole.parquet").code == 0
+    asked: list[int] = []
+    answer = getattr(Bundle, "verdicts" if verb == "score" else "impute")
+
+    def stopping(self: Bundle, x: Any, *rest: Any, **settings: Any) -> Any:
+        asked.append(len(x))
+        if asked == [0, 20, 20]:  # the first looks at the settings alone
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(self, x, *rest, **settings)
+
+    monkeypatch.setattr(Bundle, answer.__name__, stopping)
+    stopped = shell(*job, "out.parquet")
+    assert (stopped.code, stopped.out) == (143, "")
+    assert stopped.err.startswith("warning: stopped; the same job goes on where it stopped, from ")
+    asked.clear()
+    done = shell(*(part for part in job if part != "--json"), "out.parquet")
+    assert done.out.splitlines()[1] == "20 rows taken over from an earlier run that was stopped"
+    assert asked == [0, 20, 10]
+    assert Path("out.parquet").read_bytes() == Path("whole.parquet").read_bytes()
 
 
 # -- impute
