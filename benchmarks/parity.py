@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pipelines.config import recipe_names
 from pipelines.data import load
 from pipelines.recipe import load_recipe
-from vae_anomaly.assembly import ExportConfig, Fitted, TorchBackend, assemble
+from vae_anomaly.assembly import ExportConfig, Fitted, Parts, TorchBackend, assemble
 from vae_anomaly.export import parity_feeds, to_onnx
-from vae_anomaly.fitting import Fit, Parts, fit_model, split_parts
+from vae_anomaly.fitting import Fit, fit_model, split_parts
 from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import Schema
 from vae_anomaly.scores import possible_scores
@@ -122,8 +122,7 @@ def reassembled(trained: Trained) -> Fitted:
         trained.schema,
         settings.model,
         settings.export,
-        trained.parts.train,
-        trained.parts.calibration,
+        trained.parts,
     )
 
 

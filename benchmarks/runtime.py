@@ -24,9 +24,9 @@ from benchmarks import mnist
 from benchmarks.harness import comparison, interleave, parser, show, write
 from benchmarks.parity import all_scores, parity
 from vae_anomaly.answers import Answers, Feeds
-from vae_anomaly.assembly import ExportConfig, Fitted, TorchBackend
+from vae_anomaly.assembly import ExportConfig, Fitted, Parts, TorchBackend
 from vae_anomaly.export import export_bundle
-from vae_anomaly.fitting import Parts, Settings, fit_model, recommended_model
+from vae_anomaly.fitting import Settings, fit_model, recommended_model
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import Bundle, load_bundle
 from vae_anomaly.schema import Samples, infer_schema

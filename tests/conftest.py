@@ -27,7 +27,7 @@ def table_detector() -> VAEDetector:
 
     from vae_anomaly.estimators import VAEDetector
 
-    choices = settings(TABLE_MODEL, epochs=100, scores=ALL_SCORES, draws=4, imputation_draws=100)
+    choices = settings(TABLE_MODEL, epochs=160, scores=ALL_SCORES, draws=4, imputation_draws=100)
     return VAEDetector(settings=choices, device="cpu", random_state=0).fit(table_rows())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +29,11 @@ from vae_anomaly.graphs import (
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.schema import Array, Samples, Schema
 from vae_anomaly.scores import (
-    SCORES,
     Evidence,
     check_scores,
     default_score,
     default_scores,
+    fit_scores,
     noise_bank,
 )
 from vae_anomaly.training import Data
@@ -56,7 +57,7 @@ class ExportConfig:
     scores : tuple of str
         Empty for the recommended ones.
     default_score : str
-        Which of them decides; empty for the recommended one.
+        Which of them decides; empty for the recommended one, or the first where that is not named.
     draws : int
         K of the scores that average over z.
     imputation_draws : int
@@ -78,6 +79,16 @@ class ExportConfig:
             )
         if not 0 < self.false_alarm_rate < 1:
             raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate}")
+
+
+class Parts(NamedTuple):
+    """Disjoint sets of samples: weights are fitted on the first, chosen on the second, p-values
+    come from the third.
+    """
+
+    train: Samples
+    validation: Samples
+    calibration: Samples
 
 
 class TorchBackend:
@@ -146,14 +157,13 @@ def assemble(
     schema: Schema,
     model_config: ModelConfig,
     config: ExportConfig,
-    train: Samples,
-    held_out: Samples,
+    parts: Parts,
     *,
     name: str = "model",
     provenance: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Fitted:
-    """Fit the scores on training rows and calibrate them on rows held out from everything.
+    """Fit the scores on training and validation rows, and calibrate them on rows held out from everything.
 
     Raises
     ------
@@ -163,11 +173,13 @@ def assemble(
         If a model is asked for a score it cannot have: one that needs a distribution over z of an
         autoencoder, one that needs the mask of an encoder that does not see it.
     """
+    held_out = parts.calibration
     if not len(held_out.values):
         raise CalibrationError("no row was held out for calibration; leave a share for it")
     model.eval()
     names = config.scores or default_scores(model.variational)
-    default = config.default_score or default_score(model.variational)
+    recommended = default_score(model.variational)
+    default = config.default_score or (recommended if recommended in names else names[0])
     names = names if default in names else (default, *names)
     check_scores(names, model.variational, model_config.mask_input)
     latent = model.latent_size
@@ -177,9 +189,12 @@ def assemble(
         if model.variational
         else torch.zeros(1, 1, device=device)
     )
-    scores = {score: SCORES[score]() for score in names}
+    training, validation = (
+        partial(_evidence, model, encoding, _subset(part, latent, seed), noise)
+        for part in (parts.train, parts.validation)
+    )
+    scores = fit_scores(names, training, validation)
     for score in scores.values():
-        score.fit(lambda: _evidence(model, encoding, _subset(train, latent, seed), noise))
         score.to(device)
     table = torch.zeros(len(held_out.values), device=device)
     graphs: dict[str, EntryPoint] = {
@@ -212,7 +227,7 @@ def assemble(
         tolerances=TOLERANCES,
         provenance={
             **(provenance or {}),
-            "rows_train": len(train.values),
+            "rows_train": len(parts.train.values),
             "rows_calibration": len(held_out.values),
             "seed": seed,
         },

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vae_anomaly.assembly import ExportConfig, Fitted, assemble
+from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
 from vae_anomaly.encoding import fit_encoding
 from vae_anomaly.exceptions import DataError
 from vae_anomaly.networks import ModelConfig
@@ -23,8 +23,8 @@ from vae_anomaly.vae import make_likelihood, make_model
 # To train on: what is left of 10 rows, the fewest that scikit-learn's checks fit an estimator to.
 MINIMUM_ROWS = 7
 # Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
-ROWS_SHOWN = {"image": 400_000, "table": 400_000}
-EPOCHS = {"image": (8, 100), "table": (20, 400)}
+ROWS_SHOWN = {"image": 400_000, "table": 300_000}
+EPOCHS = {"image": (8, 100), "table": (20, 600)}
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,6 @@ class Settings:
         )
 
 
-class Parts(NamedTuple):
-    """Disjoint sets of samples: weights are fitted on the first, chosen on the second, p-values
-    come from the third.
-    """
-
-    train: Samples
-    validation: Samples
-    calibration: Samples
-
-
 class Fit(NamedTuple):
     """A fitted model, the settings that made it and its figures per epoch."""
 
@@ -75,7 +65,9 @@ class Fit(NamedTuple):
 def recommended_model(schema: Schema) -> ModelConfig:
     """A convolutional model for images, a multilayer perceptron for tables, sized by the sample.
 
-    Images get one stride-2 convolution per halving down to a side of about 4.
+    Images get one stride-2 convolution per halving down to a side of about 4. Tables get two layers
+    of about 8 units per column, 128 to 256, and one latent dimension per column, 2 to 32: chosen on
+    scikit-learn's bundled and synthetic tables, see docs/scores.md.
     """
     if isinstance(schema, ImageSchema):
         stages, side = 1, min(schema.height, schema.width) / 2
@@ -91,16 +83,18 @@ def recommended_model(schema: Schema) -> ModelConfig:
             activation="silu",
             dense=256,
         )
-    width = int(np.clip(2 ** round(np.log2(8 * schema.elements)), 64, 512))
-    latent = int(np.clip(round(schema.elements / 2), 2, 32))
-    return ModelConfig(hidden=(width, width), latent_size=latent, likelihood="gaussian", scale="element")
+    width = int(np.clip(2 ** round(np.log2(8 * schema.elements)), 128, 256))
+    latent = int(np.clip(schema.elements, 2, 32))
+    return ModelConfig(
+        hidden=(width, width), latent_size=latent, likelihood="gaussian", scale="element", activation="silu"
+    )
 
 
 def recommended_training(schema: Schema, rows: int) -> TrainingConfig:
     """As many epochs as show the model a fixed number of rows, within bounds."""
     low, high = EPOCHS[schema.kind]
     epochs = int(np.clip(ROWS_SHOWN[schema.kind] // max(rows, 1), low, high))
-    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 32, 256))
+    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 64, 256))
     return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=3e-3, random_mask=0.5, patience=0)
 
 
@@ -147,8 +141,7 @@ def fit_model(
         schema,
         complete.model,
         complete.export,
-        parts.train,
-        parts.calibration,
+        parts,
         name=name,
         provenance=provenance,
         seed=seed,

@@ -95,7 +95,7 @@ class ScoreGraph(EntryPoint):
         """One tensor of shape (B,) per output."""
         encoded = self.encoded(x, observed)
         evidence = Evidence(self.model, encoded, self.noise)
-        values = {name: score(evidence) for name, score in self.scores.items()}
+        values = {name: evidence.answer(score) for name, score in self.scores.items()}
         score = values[self.default]
         # An output of its own: two names for one tensor do not survive export.
         return (*values.values(), score + 0.0, self.p_value(score), encoded.clipped)

@@ -181,7 +181,7 @@ class LocationScale(Likelihood):
         """Location and scale, each broadcastable to (..., D)."""
         if self.outputs_per_element == 2:
             location, raw_scale = raw.chunk(2, dim=-1)
-            return self.output(location), self.floor + softplus(raw_scale)
+            return self.output(location), self.floor + _steady_softplus(raw_scale)
         location = self.output(raw)
         if self.log_scale is not None:
             return location, self.floor + self.log_scale.exp()
@@ -322,6 +322,11 @@ def observed_log_prob(
     """
     terms = torch.where(observed, likelihood.log_prob(raw, x), 0.0)
     return sum_elements_exactly(terms) if exactly else sum_elements(terms)
+
+
+def _steady_softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), the same bits wherever in a batch x stands: torch's differs at the end of a vector."""
+    return x.clamp_min(0.0) + torch.log(1.0 + torch.exp(-x.abs()))
 
 
 def _x_log_x(x: Tensor) -> Tensor:

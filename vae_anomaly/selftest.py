@@ -23,8 +23,9 @@ AGAIN = "fetch the bundle again or export it anew"
 TESTED = ("score", "decode")
 # Scores that sum over elements.
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
-# Scores that whiten small differences of large activations: two digits of float32 cancel.
-DIFFERENCES = ("rapp",)
+# Scores that enlarge small differences: of large activations; of components, by the spread of
+# validation rows, at most 1 / `quantiles.RESOLUTION` fold. Two digits of float32 go.
+ENLARGED = ("rapp", "combined")
 # p (1 - p) of a probability that float32 rounds to 1.
 VARIANCE_ROUNDING = 2.0**-22
 
@@ -165,10 +166,10 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     """Allowed absolute difference per entry of an output of a graph.
 
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
-    nat per element where elements are summed, for terms that cancel; 100 for `rapp`, whose terms
-    are whitened differences. Raw units: 1e-5 of the column's range, or of the distance to it.
-    Contributions: 1e-5 of the column's largest, at least of one nat. Latents: 1e-5 of the column's
-    largest, at least of a tenth of all columns'.
+    nat per element where elements are summed, for terms that cancel; 100 for `rapp` and `combined`,
+    which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it.
+    Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
+    one nat, whichever is most. Latents: 1e-5 of the column's largest, at least of a tenth of all columns'.
     Effective sample sizes: 1e-4. What is weighted by importance may differ by what log-weights,
     which are scores, may differ: `_weight_error`.
     """
@@ -184,7 +185,10 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     if name in ("reconstruction", "mean_raw", "std_raw"):
         return _raw_tolerance(name, values, outputs, manifest)
     largest = size.max(axis=0, initial=0.0)
-    floor = 1.0 if name == "contributions" else max(1e-3, 0.1 * float(largest.max(initial=0.0)))
+    if name == "contributions":
+        total = size.sum(axis=tuple(range(1, size.ndim)), keepdims=True)
+        return np.asarray(relative * np.maximum(np.maximum(largest, total), 1.0))
+    floor = max(1e-3, 0.1 * float(largest.max(initial=0.0)))
     return np.broadcast_to(relative * np.maximum(largest, floor), size.shape)
 
 
@@ -203,7 +207,7 @@ def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest)
 
 
 def _score_floor(name: str, manifest: Manifest) -> float:
-    if name in DIFFERENCES:
+    if name in ENLARGED:
         return 100.0
     return max(1.0, 0.1 * manifest.schema.elements) if name in ELEMENT_SUMS else 1.0
 

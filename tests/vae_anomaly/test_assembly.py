@@ -12,9 +12,9 @@ import pytest
 from sample_models import TABLE_MODEL, fit, settings, table_rows
 
 from vae_anomaly import assembly
-from vae_anomaly.assembly import ExportConfig, Fitted
+from vae_anomaly.assembly import ExportConfig, Fitted, Parts
 from vae_anomaly.exceptions import CalibrationError, ConfigError, UnsupportedError
-from vae_anomaly.fitting import Parts, fit_model, split_parts
+from vae_anomaly.fitting import fit_model, split_parts
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.schema import infer_schema
 
@@ -39,8 +39,15 @@ def test_settings_out_of_range(changes: dict[str, Any], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("model", "chosen", "names", "default"),
     [
-        (TABLE_MODEL, {}, ("neg_elbo", "recon", "latent_maha"), "neg_elbo"),
-        (TABLE_MODEL, {"scores": ("rate",)}, ("neg_elbo", "rate"), "neg_elbo"),
+        (
+            TABLE_MODEL,
+            {},
+            ("combined", "neg_elbo", "latent_knn", "rapp", "recon", "latent_maha"),
+            "combined",
+        ),
+        (TABLE_MODEL, {"scores": ("rate", "combined")}, ("rate", "combined"), "combined"),
+        (TABLE_MODEL, {"scores": ("rate",)}, ("rate",), "rate"),
+        (TABLE_MODEL, {"scores": ("rate",), "default_score": "recon"}, ("recon", "rate"), "recon"),
         (TABLE_MODEL, {"scores": ("rate", "recon"), "default_score": "rate"}, ("rate", "recon"), "rate"),
         (AUTOENCODER, {}, ("recon", "latent_maha"), "recon"),
     ],
@@ -53,7 +60,8 @@ def test_the_score_that_decides_is_among_the_scores(
 
 
 def test_unknown_and_impossible_scores() -> None:
-    known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, lpath, rapp, conditional, typicality"
+    known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, lpath, rapp, conditional, "
+    known += "typicality, combined"
     with pytest.raises(ConfigError, match=f"^unknown score 'elbow'; choose among {known}$"):
         fit(table_rows(40), TABLE_MODEL, scores=("elbow",))
     sentence = (

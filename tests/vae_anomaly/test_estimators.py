@@ -194,7 +194,7 @@ def test_one_fit_gives_both_answers(table_detector: VAEDetector, imputer: VAEImp
 def test_feature_names_and_figures(table_detector: VAEDetector) -> None:
     assert table_detector.feature_names_in_.tolist() == ["plain", "large", "tiny", "time"]
     assert table_detector.n_features_in_ == 4
-    assert len(table_detector.history_) == 100
+    assert len(table_detector.history_) == 160
     assert table_detector.history_[-1]["val_loss"] < table_detector.history_[0]["val_loss"]
     bare = quick(table_rows(60).to_numpy())
     assert not hasattr(bare, "feature_names_in_")

@@ -29,10 +29,12 @@ from vae_anomaly.scores import (
     NegElbo,
     Rate,
     Recon,
+    Score,
     Typicality,
     check_scores,
     default_score,
     default_scores,
+    fit_scores,
     noise_bank,
 )
 from vae_anomaly.vae import VAE, make_model
@@ -146,15 +148,18 @@ def test_contributions_sum_to_recon_and_scale_with_what_is_observed() -> None:
     torch.testing.assert_close(score, expected.sum(dim=1))
 
 
+def fitted(name: str, training: Evidence) -> Score:
+    return fit_scores((name,), lambda: iter([training]), lambda: iter([training]))[name]
+
+
 @EVERY_SCORE
 def test_scores_are_rows_own_floats(name: str) -> None:
     config = ModelConfig(hidden=(6,), latent_size=2, scale="element")
     model = make_model((D,), config, torch.Generator().manual_seed(0)).eval()
-    score = SCORES[name]()
     x = ROWS.x.float()
     rows = encoded(x, ALL_MASKS)
     noise = noise_bank(4, 2)
-    score.fit(lambda: iter([Evidence(model, rows, noise)]))
+    score = fitted(name, Evidence(model, rows, noise))
     with torch.no_grad():
         whole = score(Evidence(model, rows, noise))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -174,8 +179,7 @@ def test_scores_are_rows_own_floats(name: str) -> None:
 def test_larger_is_more_anomalous(name: str) -> None:
     model = linear_gaussian(stretch=1.1)
     ordinary, far = encoded(normal(300, D).float()), encoded(torch.full((1, D), 30.0))
-    score = SCORES[name]()
-    score.fit(lambda: iter([evidence(model, rows=ordinary)]))
+    score = fitted(name, evidence(model, rows=ordinary))
     assert score(evidence(model, rows=far)).item() > score(evidence(model, rows=ordinary)).max()
 
 
@@ -209,7 +213,7 @@ def test_the_default_scores_are_among_those_a_model_can_have() -> None:
         names = default_scores(variational)
         assert names[0] == default_score(variational)
         check_scores(names, variational)
-    assert default_scores(True) == ("neg_elbo", "recon", "latent_maha")
+    assert default_scores(True) == ("combined", "neg_elbo", "latent_knn", "rapp", "recon", "latent_maha")
     assert default_scores(False) == ("recon", "latent_maha")
 
 

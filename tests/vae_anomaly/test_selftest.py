@@ -48,13 +48,20 @@ def outputs(**values: Any) -> dict[str, Any]:
         (IMAGE, {"rate": [1e-9, 2e-9]}, "rate", [1e-5, 1e-5]),
         (IMAGE, {"neg_elbo": [1.0, 100.0]}, "neg_elbo", [5.05e-4, 1e-3]),
         (IMAGE, {"score": [1.0, 2.0]}, "score", [4e-4, 4e-4]),
-        # Whitened differences of activations.
+        # Small differences enlarged.
         (replace(TABLE, scores=("rapp",)), {"rapp": [4.0, 300.0, 5.0]}, "rapp", [1e-3, 3e-3, 1e-3]),
+        (replace(TABLE, scores=("combined",)), {"combined": [-0.5, 2.0]}, "combined", [1e-3, 1e-3]),
         (TABLE, {"clipped": [0.0, 7.0]}, "clipped", [0.5, 0.5]),
         # Raw units: of the column's range or of the distance to it; a constant column's range is 1.
         (TABLE, {"reconstruction": [[5.0, 5.0], [1e6, 7.0]]}, "reconstruction", [[1e-4, 1e-5], [10.0, 2e-5]]),
         (IMAGE, {"reconstruction": [[3.0, -1.0]]}, "reconstruction", [[4e-5, 4e-5]]),
-        (TABLE, {"contributions": [[0.1, 5.0], [0.2, 1.0]]}, "contributions", [[1e-5, 5e-5], [1e-5, 5e-5]]),
+        # Terms of a score: of the row's sum, the column's largest or one nat.
+        (
+            TABLE,
+            {"contributions": [[0.1, 5.0], [0.2, 0.3]]},
+            "contributions",
+            [[5.1e-5, 5.1e-5], [1e-5, 5e-5]],
+        ),
         (TABLE, {"mean": [[0.5, -40.0], [0.1, 0.0]]}, "mean", [[4e-5, 4e-4], [4e-5, 4e-4]]),
         (TABLE, {"mean": [[0.0, 0.0]]}, "mean", [[1e-8, 1e-8]]),
         # Importance weights may differ as much as their logarithms, here by 1e-5 and by 1e-3.

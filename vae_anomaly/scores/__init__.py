@@ -9,6 +9,7 @@ from __future__ import annotations
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
+from vae_anomaly.scores.combined import Combined
 from vae_anomaly.scores.conditional import Conditional
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentKnn, LatentMaha
@@ -22,6 +23,7 @@ __all__ = [
     "LEADING_DIRECTIONS",
     "RIDGE",
     "SCORES",
+    "Combined",
     "Conditional",
     "Evidence",
     "IwNll",
@@ -38,6 +40,7 @@ __all__ = [
     "check_scores",
     "default_score",
     "default_scores",
+    "fit_scores",
     "noise_bank",
     "possible_scores",
 ]
@@ -53,17 +56,20 @@ SCORES: dict[str, type[Score]] = {
     "rapp": Rapp,
     "conditional": Conditional,
     "typicality": Typicality,
+    "combined": Combined,
 }
 
 
 def default_score(variational: bool) -> str:
     """The score that decides when nobody names one."""
-    return "neg_elbo" if variational else "recon"
+    return "combined" if variational else "recon"
 
 
 def default_scores(variational: bool) -> tuple[str, ...]:
-    """What is exported when nobody says: the default score and the latent distance."""
-    return (default_score(variational), *(("recon",) if variational else ()), "latent_maha")
+    """What is exported when nobody says: the default score with its components, and the latent distance."""
+    if not variational:
+        return ("recon", "latent_maha")
+    return ("combined", *Combined.reads, "recon", "latent_maha")
 
 
 def possible_scores(variational: bool, mask_input: bool = True) -> tuple[str, ...]:
@@ -90,3 +96,17 @@ def check_scores(names: tuple[str, ...], variational: bool, mask_input: bool = T
                 f"a model that does not see the mask has no {name}: what is hidden would pass for zeros; "
                 "use recon or latent_maha, or train with mask_input = true and random masks"
             )
+
+
+def fit_scores(
+    names: tuple[str, ...], training: TrainingEvidence, validation: TrainingEvidence
+) -> dict[str, Score]:
+    """Fitted modules of the scores named; those that read others share their modules."""
+    made: dict[str, Score] = {}
+    read = [part for name in names for part in SCORES[name].reads]
+    for name in (*read, *names):
+        if name not in made:
+            made[name] = score = SCORES[name]()
+            score.take(made)
+            score.fit(validation if score.held_out else training)
+    return {name: made[name] for name in names}

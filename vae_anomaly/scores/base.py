@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -34,6 +34,13 @@ class Evidence:
         self.encoded = encoded
         self.noise = noise[:, None, :]
         self.shape = shape
+        self._answers: dict[nn.Module, Tensor] = {}
+
+    def answer(self, score: nn.Module) -> Tensor:
+        """What a score says, shape (B,); computed once however many read it."""
+        if score not in self._answers:
+            self._answers[score] = score(self)
+        return self._answers[score]
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -101,13 +108,22 @@ class Score(nn.Module):
         Whether the score needs a distribution over z: an autoencoder has none.
     mask_aware : bool
         Whether the score needs an encoder that sees which elements are observed.
+    held_out : bool
+        Whether it is fitted on validation rows instead of training rows.
+    reads : tuple of str
+        Other scores that it is made of.
     derived_from_rows : tuple of str
         What it stores of single training rows, for the manifest.
     """
 
     variational = False
     mask_aware = False
+    held_out = False
+    reads: tuple[str, ...] = ()
     derived_from_rows: tuple[str, ...] = ()
+
+    def take(self, scores: Mapping[str, Score]) -> None:
+        """Keep the fitted scores that this one reads; none by default."""
 
     def fit(self, training: TrainingEvidence) -> None:
         """Store what the score needs of the training data; nothing by default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vae_anomaly.likelihoods import sum_elements
 
@@ -12,12 +13,13 @@ from vae_anomaly.likelihoods import sum_elements
 FULL_COVARIANCE = 512
 LEADING_DIRECTIONS = 128
 # Share of the mean variance added to every direction, for collapsed units.
-RIDGE = 1e-4
+RIDGE = 1e-3
 # Smallest variance of a direction, as a share of the largest, where directions may be dropped: below
 # it, differences of activations are rounding of float32.
 KEPT = 1e-3
 # Powers of the covariance applied to a random subspace: spectra of latents fall fast enough for four.
 SUBSPACE_ITERATIONS = 4
+BLOCK = 8
 
 
 class Whitening(nn.Module):
@@ -48,8 +50,12 @@ class Whitening(nn.Module):
         self.directions: Tensor
         self.precisions: Tensor
         self.register_buffer("centre", centre.float())
-        self.register_buffer("directions", directions.float())
-        self.register_buffer("precisions", (1 / variances).float())
+        # Empty directions fill a block: torch's product with five, seven or nine columns rounds a row
+        # by its place in the batch.
+        self.kept = directions.shape[1]
+        fill = -self.kept % BLOCK
+        self.register_buffer("directions", pad(directions.float(), (0, fill)))
+        self.register_buffer("precisions", pad((1 / variances).float(), (0, fill)))
         self.rest = rest
 
     @classmethod
@@ -79,7 +85,7 @@ class Whitening(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Coordinates of rows (B, F) along the directions kept, shape (B, R)."""
         coordinates: Tensor = (rows - self.centre) @ self.directions * self.precisions.sqrt()
-        return coordinates
+        return coordinates[:, : self.kept]
 
     def squared_norm(self, rows: Tensor) -> Tensor:
         """(h - c)' S^-1 (h - c) of rows (B, F), all directions included, shape (B,)."""

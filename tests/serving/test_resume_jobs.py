@@ -132,7 +132,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from file_samples import Counting
-from test_resume import bundle_for, run
+from test_resume_jobs import bundle_for, run
 
 class Waiting(Counting):
     def _count(self, x):
@@ -190,7 +190,7 @@ def other_provider(bundle: Counting) -> None:
         ("score", {}, other_digest),
         ("score", {}, other_provider),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_another_job_starts_afresh(
     tmp_path: Path, kind: str, changes: dict[str, Any], change: Callable[[Counting], None] | None
@@ -225,7 +225,7 @@ def test_answers_of_another_verb_are_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("score", {"rank": True}), ("score", {"keep_columns": ("a",)}), ("table", {"with_std": False})],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_does_not_change_an_answer_may_change(
     tmp_path: Path, kind: str, changes: dict[str, Any]

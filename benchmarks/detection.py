@@ -1,0 +1,307 @@
+"""Detection on tables: our default beside PyOD and scikit-learn, on the same splits and seeds.
+
+``python -m benchmarks.detection --data-root DIR --work WORK`` keeps each cell (set, seed, method) below WORK
+as it finishes and goes on from there; ``--part development`` is the choice of the default score, on sets
+that come with scikit-learn and synthetic ones alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
+
+from benchmarks.harness import parser, show, write
+from vae_anomaly import VAEDetector
+from vae_anomaly.assembly import ExportConfig
+from vae_anomaly.calibration import false_alarm_interval
+from vae_anomaly.fitting import Settings
+from vae_anomaly.scores import Combined, possible_scores
+from vae_anomaly.scores.quantiles import NormalScore
+
+Rows = npt.NDArray[np.float64]
+Detector = Callable[[Rows, Rows, int], dict[str, Any]]
+
+SETS = (
+    "annthyroid",
+    "cardio",
+    "landsat",
+    "letter",
+    "pendigits",
+    "satellite",
+    "shuttle",
+    "thyroid",
+    "vowels",
+    "Wilt",
+)
+SEEDS = (0, 1, 2)
+RATES = (0.05, 0.01)
+# Peers that compare all pairs of rows get at most so many for training.
+MOST_ROWS = 10_000
+COMBINED_AT_MOST = 4
+
+
+class Split(NamedTuple):
+    """Rows to train on, rows to judge, and which of those are anomalies."""
+
+    train: Rows
+    test: Rows
+    labels: npt.NDArray[np.bool_]
+
+
+def main() -> None:
+    """Measure the part asked for and write detection.json."""
+    made = parser(__doc__)
+    made.add_argument("--work", type=Path, required=True, help="folder of finished cells")
+    made.add_argument("--part", choices=("tables", "development"), default="tables")
+    made.add_argument("--method", action="append", help="one of the methods; repeatable")
+    options = made.parse_args()
+    torch.set_num_threads(1)
+    if options.part == "development":
+        payload = {"development": development(options)}
+    else:
+        payload = {"tables": tables(options)}
+    write("detection", payload, options)
+
+
+def half_of_normals(x: Rows, anomalous: npt.NDArray[np.bool_], seed: int) -> Split:
+    """Train on a random half of the normal rows, judge the other half and all anomalies."""
+    normal = np.random.default_rng(seed).permutation(np.flatnonzero(~anomalous))
+    train, rest = np.split(normal, [len(normal) // 2])
+    test = np.concatenate([rest, np.flatnonzero(anomalous)])
+    return Split(x[train], x[test], anomalous[test])
+
+
+def tables(options: argparse.Namespace) -> dict[str, Any]:
+    """Every method on every set: AUROC, seconds, false alarms."""
+    methods = {name: made for name, made in METHODS.items() if not options.method or name in options.method}
+    sets, seeds = (SETS[:2], SEEDS[:1]) if options.quick else (SETS, SEEDS)
+    for name in sets:
+        with np.load(options.data_root / "adbench" / f"{name}.npz") as held:
+            x, anomalous = held["X"].astype(np.float64), held["y"].astype(np.bool_)
+        for seed in seeds:
+            split = half_of_normals(x, anomalous, seed)
+            for method, run in methods.items():
+                cell(options.work, f"{name}-{seed}-{method}", partial(judged, run, split, seed))
+    return summary(options.work, sets, seeds)
+
+
+def cell(work: Path, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a cell, from its file if it is there."""
+    path = work / f"{name}.json"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        found = run()
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found))
+        temporary.replace(path)
+        print(name, {key: round(value, 3) for key, value in found.items()}, flush=True)
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return figures
+
+
+def judged(run: Detector, split: Split, seed: int) -> dict[str, Any]:
+    """One method on one split."""
+    started = time.perf_counter()
+    found = run(split.train, split.test, seed)
+    seconds = time.perf_counter() - started
+    scores = {name: value for name, value in found.items() if not name.startswith("p_")}
+    figures = {f"auroc_{name}": float(roc_auc_score(split.labels, value)) for name, value in scores.items()}
+    if "p_value" in found:
+        normal = found["p_value"][~split.labels]
+        for rate in RATES:
+            figures[f"alarms_{rate}"] = int((normal <= rate).sum())
+            low, high = false_alarm_interval(found["p_rows"], len(normal), rate, level=1 - 0.01 / len(SETS))
+            figures[f"inside_{rate}"] = int(low <= figures[f"alarms_{rate}"] <= high)
+        figures["normal"] = len(normal)
+    return {**figures, "seconds": seconds}
+
+
+def ours(train: Rows, test: Rows, seed: int) -> dict[str, Any]:
+    """The default, with every score of its export."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = VAEDetector(random_state=seed, false_alarm_rate=0.05).fit(train)
+        verdicts = detector.answers_.verdicts(test)
+    rows = detector.answers_.manifest.provenance["rows_calibration"]
+    parts = {name: verdicts[f"score_{name}"].to_numpy() for name in detector.answers_.score_names}
+    return {
+        "score": verdicts["score"].to_numpy(),
+        **parts,
+        "p_value": verdicts["p_value"].to_numpy(),
+        "p_rows": rows,
+    }
+
+
+def on_pyod(name: str, module: str, **settings: Any) -> Detector:
+    """A detector of PyOD on standardised columns, otherwise as it comes."""
+
+    def run(train: Rows, test: Rows, seed: int) -> dict[str, Any]:
+        from importlib import import_module
+
+        kind = getattr(import_module(f"pyod.models.{module}"), name)
+        seeded = {"random_state": seed} if "random_state" in kind.__init__.__code__.co_varnames else {}
+        scale = StandardScaler().fit(train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector = kind(**settings, **seeded).fit(few(scale.transform(train), seed))
+            return {"score": detector.decision_function(scale.transform(test))}
+
+    return run
+
+
+def on_sklearn(make: Callable[[int], Any]) -> Detector:
+    """A detector of scikit-learn on standardised columns."""
+
+    def run(train: Rows, test: Rows, seed: int) -> dict[str, Any]:
+        scale = StandardScaler().fit(train)
+        detector = make(seed).fit(few(scale.transform(train), seed))
+        return {"score": -detector.score_samples(scale.transform(test))}
+
+    return run
+
+
+def few(rows: Rows, seed: int) -> Rows:
+    """At most `MOST_ROWS` rows."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return rows[np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False)]
+
+
+METHODS: dict[str, Detector] = {
+    "vae-anomaly": ours,
+    "PyOD VAE": on_pyod("VAE", "vae", verbose=0),
+    "PyOD AutoEncoder": on_pyod("AutoEncoder", "auto_encoder", verbose=0),
+    "PyOD KNN": on_pyod("KNN", "knn"),
+    "PyOD IForest": on_pyod("IForest", "iforest"),
+    "PyOD ECOD": on_pyod("ECOD", "ecod"),
+    "PyOD MCD": on_pyod("MCD", "mcd"),
+    "IsolationForest": on_sklearn(lambda seed: IsolationForest(random_state=seed)),
+    "LOF": on_sklearn(lambda seed: LocalOutlierFactor(novelty=True)),
+    "OCSVM": on_sklearn(lambda seed: OneClassSVM()),
+}
+
+
+def summary(work: Path, sets: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Mean AUROC per method and set, over the seeds there are; false alarms of ours."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for name in sets:
+        for seed in seeds:
+            for method in METHODS:
+                path = work / f"{name}-{seed}-{method}.json"
+                if path.exists():
+                    found.setdefault(method, {}).setdefault(name, []).append(json.loads(path.read_text()))
+    rows = []
+    for method, by_set in found.items():
+        if len(by_set) < len(sets):
+            continue
+        row: dict[str, Any] = {"method": method}
+        row |= {name: statistics.mean(c["auroc_score"] for c in cells) for name, cells in by_set.items()}
+        per_seed = [
+            statistics.mean(cells[i]["auroc_score"] for cells in by_set.values())
+            for i in range(min(map(len, by_set.values())))
+        ]
+        row |= {
+            "mean": statistics.mean(per_seed),
+            "spread": max(per_seed) - min(per_seed),
+            "seeds": len(per_seed),
+        }
+        row["seconds"] = statistics.mean(c["seconds"] for cells in by_set.values() for c in cells)
+        rows.append(row)
+    rows.sort(key=lambda row: -row["mean"])
+    show(
+        "mean AUROC",
+        [{key: row[key] for key in ("method", "mean", "spread", "seeds", "seconds")} for row in rows],
+    )
+    own = [c for cells in found.get("vae-anomaly", {}).values() for c in cells]
+    scores = sorted({key for c in own for key in c if key.startswith("auroc_")})
+    return {
+        "methods": rows,
+        "our_scores": {key: statistics.mean(c[key] for c in own) for key in scores},
+        "false_alarms": {
+            str(rate): {
+                "share": sum(c[f"alarms_{rate}"] for c in own) / max(1, sum(c["normal"] for c in own)),
+                "inside": sum(c[f"inside_{rate}"] for c in own),
+                "of": len(own),
+            }
+            for rate in RATES
+        },
+    }
+
+
+def development_sets() -> Iterator[tuple[str, Rows, npt.NDArray[np.bool_]]]:
+    """Sets that come with scikit-learn, one class novel, and two synthetic ones."""
+    breast, wine, digits = load_breast_cancer(), load_wine(), load_digits()
+    yield "breast, malignant", breast.data, breast.target == 0
+    yield "wine, third", wine.data, wine.target == 2
+    for digit in (1, 4, 7):
+        yield f"digits, {digit}", digits.data, digits.target == digit
+    rng = np.random.default_rng(0)
+    loadings = rng.standard_normal((3, 10))
+    linear = rng.standard_normal((2500, 3)) @ loadings + 0.3 * rng.standard_normal((2500, 10))
+    scattered = rng.standard_normal((500, 10)) * linear.std(axis=0)
+    yield "linear, no factors", np.concatenate([linear, scattered]), np.arange(3000) >= 2500
+    angle = rng.uniform(0, 6, (2000, 1))
+    curve = np.concatenate([np.cos(angle), np.sin(angle), angle, np.sin(2 * angle)], axis=1)
+    curve += 0.05 * rng.standard_normal(curve.shape)
+    yield (
+        "curve, columns shuffled",
+        np.concatenate([curve, rng.permuted(curve[:400], axis=0)]),
+        np.arange(2400) >= 2000,
+    )
+
+
+def development(options: argparse.Namespace) -> dict[str, Any]:
+    """AUROC of every score and of every mean of normal scores of up to four."""
+    names = tuple(name for name in possible_scores(True) if name != "combined")
+    results: dict[tuple[str, ...], list[float]] = {}
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    for _, x, anomalous in development_sets():
+        for seed in seeds:
+            split = half_of_normals(x, anomalous, seed)
+            settings = Settings(export=ExportConfig(scores=names, default_score="neg_elbo"))
+            detector = VAEDetector(random_state=seed, settings=settings).fit(split.train)
+            frame, tables_of = detector.scores(split.test), detector.answers_.calibration
+            normal = {
+                name: NormalScore(torch.from_numpy(tables_of[f"score_{name}"]))(
+                    torch.from_numpy(frame[name].to_numpy(np.float64))
+                ).numpy()
+                for name in names
+            }
+            for count in range(1, COMBINED_AT_MOST + 1):
+                for chosen in combinations(names, count):
+                    mean = np.mean([normal[name] for name in chosen], axis=0)
+                    results.setdefault(chosen, []).append(float(roc_auc_score(split.labels, mean)))
+    ranked = sorted(results, key=lambda chosen: -statistics.mean(results[chosen]))
+    rows = [
+        {
+            "scores": " + ".join(chosen),
+            "mean": statistics.mean(results[chosen]),
+            "worst": min(results[chosen]),
+        }
+        for chosen in ranked
+        if len(chosen) == 1 or chosen in ranked[:10] or set(chosen) == set(Combined.reads)
+    ]
+    show("AUROC on the development sets", rows)
+    return {"rows": rows, "sets": [name for name, *_ in development_sets()], "seeds": list(seeds)}
+
+
+if __name__ == "__main__":
+    main()

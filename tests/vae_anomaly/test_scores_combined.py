@@ -1,0 +1,47 @@
+"""Several scores as one, by their places among validation rows."""
+
+import pytest
+import torch
+from linear_gaussian import D, linear_gaussian
+from score_evidence import encoded, evidence, normal
+
+from vae_anomaly.scores import SCORES, Combined, Evidence, Score, fit_scores
+from vae_anomaly.scores.quantiles import NormalScore
+
+
+def rows(count: int, seed: int, spread: float = 1.0) -> Evidence:
+    return evidence(linear_gaussian(), rows=encoded(spread * normal(count, D, seed=seed).float()))
+
+
+def fitted(names: tuple[str, ...] = ("combined",)) -> dict[str, Score]:
+    return fit_scores(names, lambda: iter([rows(400, 0)]), lambda: iter([rows(200, 1)]))
+
+
+def test_the_mean_of_the_components_normal_scores_among_validation_rows() -> None:
+    score, asked = fitted()["combined"], rows(30, 2, spread=2.0)
+    validation = rows(200, 1)
+    parts = []
+    for name in Combined.reads:
+        part = SCORES[name]()
+        part.fit(lambda: iter([rows(400, 0)]))
+        parts.append(NormalScore(part(validation).double())(part(asked).double()))
+    torch.testing.assert_close(score(asked), torch.stack(parts).mean(dim=0))
+
+
+def test_validation_rows_are_about_zero_and_strong_anomalies_do_not_tie() -> None:
+    score = fitted()["combined"]
+    assert score(rows(200, 1)).mean().item() == pytest.approx(0, abs=0.02)
+    far = encoded(torch.full((3, D), 1.0) * torch.tensor([[10.0], [30.0], [90.0]]))
+    values = score(evidence(linear_gaussian(), rows=far))
+    assert values[0] > score(rows(200, 1)).max()
+    assert values.diff().min() > 1
+
+
+def test_components_are_shared_with_the_scores_exported_beside() -> None:
+    scores = fitted(("neg_elbo", "combined"))
+    combined = scores["combined"]
+    assert isinstance(combined, Combined)
+    assert combined.components["neg_elbo"] is scores["neg_elbo"]
+    assert list(scores) == ["neg_elbo", "combined"]
+    found = rows(5, 3)
+    assert found.answer(scores["neg_elbo"]) is found.answer(scores["neg_elbo"])
