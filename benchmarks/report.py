@@ -40,10 +40,10 @@ NOTES = """## What is compared
 - **Parity** is the largest difference between torch and onnxruntime, where 1 is the tolerance. The logits
   are moved apart by fixed offsets from -200 to 200. *Stretched* scales the decoder's last layer until they
   reach 200, and the rounding of float32 with them: a worst case that is not promised.
-- **Detection on tables**: ten sets of ADBench; a random half of the normal rows trains, the other half and all
-  anomalies are judged (the semi-supervised protocol of DTE). Every method gets its own defaults; peers get
-  standardised columns and at most 10,000 training rows. Intervals of false alarms are Beta-Binomial, 99 %
-  corrected for the number of sets. Seconds are fit and scoring of a busy machine, for orders of magnitude.
+- **Detection on tables**: ten sets of ADBench; a random half of the normal rows trains, the other half and
+  all anomalies are judged (the semi-supervised protocol of DTE). Every method gets its own defaults; peers
+  get standardised columns and at most 10,000 training rows. Intervals of false alarms are Beta-Binomial,
+  99 % corrected for the number of sets. Seconds are fit and scoring on a busy machine: orders of magnitude.
 """
 
 
