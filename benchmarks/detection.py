@@ -247,12 +247,14 @@ def summary(work: Path, sets: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
 
 
 def development_sets() -> Iterator[tuple[str, Rows, npt.NDArray[np.bool_]]]:
-    """Sets that come with scikit-learn, one class novel, and two synthetic ones."""
+    """Sets that come with scikit-learn, one class novel, as tables and as images, and two synthetic ones."""
     breast, wine, digits = load_breast_cancer(), load_wine(), load_digits()
     yield "breast, malignant", breast.data, breast.target == 0
     yield "wine, third", wine.data, wine.target == 2
     for digit in (1, 4, 7):
         yield f"digits, {digit}", digits.data, digits.target == digit
+    for digit in (1, 3, 8):
+        yield f"digits as images, {digit}", digits.images / 16, digits.target == digit
     rng = np.random.default_rng(0)
     loadings = rng.standard_normal((3, 10))
     linear = rng.standard_normal((2500, 3)) @ loadings + 0.3 * rng.standard_normal((2500, 10))

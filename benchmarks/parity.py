@@ -27,6 +27,7 @@ SOURCES = {
     "rgb64-conv": "cifar10/test",
     "rgb64-autoencoder": "cifar10/test",
 }
+EPOCHS = 4
 LOGITS = 200.0
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
@@ -77,7 +78,7 @@ def parity(data_root: Path, rows: int, names: tuple[str, ...] = ()) -> dict[str,
 
 
 def train_briefly(name: str, data_root: Path, rows: int) -> Trained:
-    """One epoch of a recipe on a few of its rows, every score exported that the model can have."""
+    """A few epochs of a recipe on a few of its rows, every score exported that the model can have."""
     data: dict[str, Any] = {"limit": rows}
     if name != "digits":
         data |= {"data_root": str(data_root)} | ({"source": SOURCES[name]} if name in SOURCES else {})
@@ -89,7 +90,7 @@ def train_briefly(name: str, data_root: Path, rows: int) -> Trained:
         raise TypeError("completed settings hold a model and its training")
     settings = replace(
         settings,
-        training=replace(settings.training, epochs=1, batch_size=32),
+        training=replace(settings.training, epochs=EPOCHS, batch_size=32),
         export=ExportConfig(scores=possible_scores(settings.model.kind == "vae", settings.model.mask_input)),
     )
     return Trained(dataset.schema, parts, fit_model(dataset.schema, parts, settings, device="cpu"))

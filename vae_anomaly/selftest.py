@@ -25,7 +25,7 @@ TESTED = ("score", "decode")
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
 # Scores that enlarge small differences: of large activations; of components, by the spread of
 # validation rows, at most 1 / `quantiles.RESOLUTION` fold. Two digits of float32 go.
-ENLARGED = ("rapp", "combined")
+ENLARGED = ("lpath", "rapp", "combined")
 # p (1 - p) of a probability that float32 rounds to 1.
 VARIANCE_ROUNDING = 2.0**-22
 
@@ -166,7 +166,7 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     """Allowed absolute difference per entry of an output of a graph.
 
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
-    nat per element where elements are summed, for terms that cancel; 100 for `rapp` and `combined`,
+    nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp` and `combined`,
     which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it.
     Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
     one nat, whichever is most. Latents: 1e-5 of the column's largest, at least of a tenth of all columns'.
@@ -178,6 +178,8 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     if name == "clipped":
         return np.full_like(values, 0.5)
     if name == "score" or name in manifest.scores:
+        if name == "typicality" and "iw_nll" in outputs:  # a difference, as exact as what it is taken of
+            size = np.maximum(size, np.abs(_finite(outputs["iw_nll"])))
         floor = _score_floor(manifest.default_score if name == "score" else name, manifest)
         return np.asarray(tolerances["scores"] * np.maximum(size, max(float(np.median(size)), floor)))
     if name == "ess":

@@ -42,7 +42,7 @@ def test_settings_out_of_range(changes: dict[str, Any], sentence: str) -> None:
         (
             TABLE_MODEL,
             {},
-            ("combined", "neg_elbo", "latent_knn", "rapp", "recon", "latent_maha"),
+            ("combined", "neg_elbo", "recon", "latent_knn", "rapp", "latent_maha"),
             "combined",
         ),
         (TABLE_MODEL, {"scores": ("rate", "combined")}, ("rate", "combined"), "combined"),

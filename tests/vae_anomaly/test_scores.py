@@ -213,7 +213,7 @@ def test_the_default_scores_are_among_those_a_model_can_have() -> None:
         names = default_scores(variational)
         assert names[0] == default_score(variational)
         check_scores(names, variational)
-    assert default_scores(True) == ("combined", "neg_elbo", "latent_knn", "rapp", "recon", "latent_maha")
+    assert default_scores(True) == ("combined", "neg_elbo", "recon", "latent_knn", "rapp", "latent_maha")
     assert default_scores(False) == ("recon", "latent_maha")
 
 

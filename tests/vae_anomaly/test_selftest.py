@@ -51,6 +51,13 @@ def outputs(**values: Any) -> dict[str, Any]:
         # Small differences enlarged.
         (replace(TABLE, scores=("rapp",)), {"rapp": [4.0, 300.0, 5.0]}, "rapp", [1e-3, 3e-3, 1e-3]),
         (replace(TABLE, scores=("combined",)), {"combined": [-0.5, 2.0]}, "combined", [1e-3, 1e-3]),
+        # The distance to a mean is as exact as the bound itself.
+        (
+            replace(TABLE, scores=("typicality", "iw_nll")),
+            {"typicality": [1.0, 2.0], "iw_nll": [300.0, 100.0]},
+            "typicality",
+            [3e-3, 2e-3],
+        ),
         (TABLE, {"clipped": [0.0, 7.0]}, "clipped", [0.5, 0.5]),
         # Raw units: of the column's range or of the distance to it; a constant column's range is 1.
         (TABLE, {"reconstruction": [[5.0, 5.0], [1e6, 7.0]]}, "reconstruction", [[1e-4, 1e-5], [10.0, 2e-5]]),

@@ -28,7 +28,7 @@ class Combined(Score):
 
     variational = True
     held_out = True
-    reads = ("neg_elbo", "latent_knn", "rapp")
+    reads = ("neg_elbo", "recon", "latent_knn", "rapp")
 
     def __init__(self) -> None:
         super().__init__()
