@@ -292,14 +292,19 @@ def development(options: argparse.Namespace) -> dict[str, Any]:
                     mean = np.mean([normal[name] for name in chosen], axis=0)
                     results.setdefault(chosen, []).append(float(roc_auc_score(split.labels, mean)))
     ranked = sorted(results, key=lambda chosen: -statistics.mean(results[chosen]))
+    behind = {chosen: np.subtract(results[ranked[0]], values) for chosen, values in results.items()}
+    shown = {*ranked[:10], *(chosen for chosen in ranked if len(chosen) == 1)}
     rows = [
         {
             "scores": " + ".join(chosen),
             "mean": statistics.mean(results[chosen]),
             "worst": min(results[chosen]),
+            "behind": float(behind[chosen].mean()),
+            "error": float(behind[chosen].std(ddof=1) / np.sqrt(len(behind[chosen]))),
+            "chosen": set(chosen) == set(Combined.reads),
         }
         for chosen in ranked
-        if len(chosen) == 1 or chosen in ranked[:10] or set(chosen) == set(Combined.reads)
+        if chosen in shown or set(chosen) == set(Combined.reads)
     ]
     show("AUROC on the development sets", rows)
     return {"rows": rows, "sets": [name for name, *_ in development_sets()], "seeds": list(seeds)}
