@@ -148,7 +148,7 @@ FIGURES = (
         "runtime",
         "parity",
         lambda v: (
-            f"{v['largest']['spread']:.2g} ({v['tried']} recipes); as trained {v['largest']['plain']:.2g}"
+            f"{v['largest']['spread']:.2g} ({v['recipes_tried']} recipes); as trained {v['largest']['plain']:.2g}"
         ),
     ),
     Figure(

@@ -144,6 +144,8 @@ def test_an_interrupt_waits_until_the_block_is_done(number: int) -> None:
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
+    # A job in a shell's background starts with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     steps: list[str] = []
 
     def impatient() -> None:
