@@ -205,14 +205,11 @@ def differing(reference: Feeds, other: Feeds) -> int:
 
 
 def parity_section(options: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Parity of every recipe and the largest difference of all."""
+    """Parity of every recipe."""
     recipes = parity(options.data_root, options.parity_rows, names)
-    largest = max(recipe[kind]["largest"] for recipe in recipes.values() for kind in ("plain", "stretched"))
     return {
         "rows": options.parity_rows,
         "recipes": recipes,
-        "largest": largest,
-        "recipes_tried": len(recipes),
     }
 
 
