@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vae_anomaly.answers import Explanation, Imputation, Latent
     from vae_anomaly.estimators import VAEDetector, VAEImputer
     from vae_anomaly.exceptions import VaeAnomalyError
+    from vae_anomaly.pooling import Pooled, pool_estimates
     from vae_anomaly.runtime import Bundle, load_bundle
 
 __version__ = "0.1.0"
@@ -19,10 +20,12 @@ _HOMES = {
     "Explanation": "answers",
     "Imputation": "answers",
     "Latent": "answers",
+    "Pooled": "pooling",
     "VAEDetector": "estimators",
     "VAEImputer": "estimators",
     "VaeAnomalyError": "exceptions",
     "load_bundle": "runtime",
+    "pool_estimates": "pooling",
 }
 
 __all__ = [
@@ -30,11 +33,13 @@ __all__ = [
     "Explanation",
     "Imputation",
     "Latent",
+    "Pooled",
     "VAEDetector",
     "VAEImputer",
     "VaeAnomalyError",
     "__version__",
     "load_bundle",
+    "pool_estimates",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,60 +11,13 @@ from sklearn.impute import KNNImputer
 
 from pipelines.report.metrics import Array, Bools, Floats
 from vae_anomaly import masks
+from vae_anomaly.imputation_metrics import column_errors, errors
 from vae_anomaly.schema import ImageSchema, Samples, Schema
 
 MCAR_SHARE = 0.3
 
 # (values, observed) -> values of the same shape with every hidden cell filled.
 Imputer = Callable[[Array, Bools], Array]
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Errors on the hidden cells.
-
-    Attributes
-    ----------
-    cells : int
-        How many were hidden.
-    rmse, mae : float or None
-        In raw units; for tables they mix the units of the columns. None when no cell was hidden.
-    nrmse, nmae : float or None
-        The same after dividing each cell by its scale: the range of the pixels, or the
-        standard deviation of the column over training rows. Mean fill of a column has nrmse near 1.
-    psnr : float or None
-        -20 log10(nrmse) in decibels, for images only.
-    """
-
-    cells: int
-    rmse: float | None
-    mae: float | None
-    nrmse: float | None
-    nmae: float | None
-    psnr: float | None
-
-
-def errors(truth: Array, filled: Array, hidden: Bools, scale: Array | float, image: bool) -> Errors:
-    """Compare ``filled`` with ``truth`` on the cells where ``hidden`` is True.
-
-    Parameters
-    ----------
-    truth, filled : ndarray, shape (B, ...)
-    hidden : bool ndarray, of the same shape
-    scale : float or ndarray
-        Broadcasts against ``truth``; positive.
-    image : bool
-        Whether a peak signal-to-noise ratio makes sense.
-    """
-    cells = int(hidden.sum())
-    if not cells:
-        return Errors(0, None, None, None, None, None)
-    raw = (np.asarray(filled, np.float64) - np.asarray(truth, np.float64))[hidden]
-    scaled = raw / np.broadcast_to(np.asarray(scale, np.float64), truth.shape)[hidden]
-    rmse, nrmse = (float(np.sqrt(np.mean(part**2))) for part in (raw, scaled))
-    mae, nmae = (float(np.mean(np.abs(part))) for part in (raw, scaled))
-    psnr = -20 * float(np.log10(nrmse)) if image and nrmse > 0 else None
-    return Errors(cells, rmse, mae, nrmse, nmae, psnr)
 
 
 def hidden_patterns(schema: Schema, observed: Bools, seed: int) -> dict[str, Bools]:
@@ -156,13 +109,8 @@ def _one_pattern(
     }
     result = {"cells": int(hidden.sum()), "methods": methods}
     if not image:
-        result["columns"] = {name: column_errors(test.values, v, hidden, scale) for name, v in filled.items()}
+        result["columns"] = {
+            name: [found.nrmse for found in column_errors(test.values, v, hidden, scale)]
+            for name, v in filled.items()
+        }
     return result
-
-
-def column_errors(truth: Floats, filled: Array, hidden: Bools, scale: Floats) -> list[float | None]:
-    """nrmse of each column of a table, None where nothing was hidden."""
-    return [
-        errors(truth[:, [i]], filled[:, [i]], hidden[:, [i]], scale[i], image=False).nrmse
-        for i in range(truth.shape[1])
-    ]

@@ -97,30 +97,6 @@ def test_no_normal_row_has_no_false_alarm_rate() -> None:
     assert false_alarms(np.zeros(0, np.bool_), 99, 0.05) is None
 
 
-def test_errors_by_hand() -> None:
-    truth, filled = np.array([[0.0, 10.0], [4.0, 2.0]]), np.array([[1.0, 7.0], [9.0, 0.0]])
-    hidden = np.array([[True, True], [False, True]])
-    found = imputation.errors(truth, filled, hidden, np.array([1.0, 3.0]), image=False)
-    assert found.cells == 3
-    assert found.psnr is None
-    assert (found.rmse, found.mae) == pytest.approx((math.sqrt(14 / 3), 2.0))
-    assert (found.nrmse, found.nmae) == pytest.approx((math.sqrt(22 / 27), 8 / 9))
-    assert imputation.column_errors(truth, filled, hidden, np.array([1.0, 3.0])) == pytest.approx(
-        [1.0, math.sqrt((1 + 4 / 9) / 2)]
-    )
-
-
-def test_peak_signal_to_noise_of_a_tenth_of_the_range_is_20_decibels() -> None:
-    truth = np.zeros((1, 1, 2, 2), np.uint8)
-    found = imputation.errors(truth, truth + 25.5, truth == 0, np.full((1, 1, 1), 255.0), image=True)
-    assert found.psnr == pytest.approx(20.0)
-
-
-def test_nothing_hidden_has_no_error() -> None:
-    found = imputation.errors(np.ones((2, 2)), np.ones((2, 2)), np.zeros((2, 2), np.bool_), 1.0, image=True)
-    assert found == imputation.Errors(0, None, None, None, None, None)
-
-
 def test_patterns_hide_only_what_was_observed() -> None:
     schema = ImageSchema(2, 10, 8)
     observed = np.random.default_rng(0).random((200, 2, 10, 8)) < 0.8
