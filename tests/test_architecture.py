@@ -55,6 +55,11 @@ def modules(package: str) -> list[Path]:
     return found
 
 
+def dotted(path: Path) -> str:
+    """A module's full name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 def room(path: Path) -> str:
     """The module, or the package with all its files, that lies directly in its top-level package."""
     return path.relative_to(ROOT).with_suffix("").parts[1]
@@ -169,7 +174,7 @@ def test_running_a_bundle_loads_no_trainer() -> None:
     names += [
         f"vae_anomaly.{name}" for path in modules("vae_anomaly") if (name := room(path)) not in NEEDS_TORCH
     ]
-    names += [f"serving.{path.stem}" for path in modules("serving")]
+    names += [dotted(path) for path in modules("serving")]
     wanted = [name for name in names if not name.endswith("__init__")]
     code = (
         "import sys\nfrom importlib import import_module\n"

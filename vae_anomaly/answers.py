@@ -187,18 +187,43 @@ class Answers:
         CalibrationError
             If too few rows were held out for the rate.
         """
+        rate = self.rate(false_alarm_rate)
+        samples = self.schema.read(x, observed)
+        out = self.judged(samples)
+        flags = pd.array(out["p_value"] <= rate, dtype="boolean")
+        flags[np.isnan(out["p_value"])] = pd.NA
+        clipped = out.pop("clipped") + self._clipped_by_cast(x, samples)
+        columns = {"score": out.pop("score"), "p_value": out.pop("p_value"), "is_outlier": flags, **out}
+        return pd.DataFrame({**columns, "clipped": clipped}, index=_index(x))
+
+    def rate(self, false_alarm_rate: float | None = None) -> float:
+        """The false alarm rate asked for, or the bundle's own.
+
+        Raises
+        ------
+        CalibrationError
+            If too few rows were held out for it.
+        ConfigError
+            If it is not strictly between 0 and 1.
+        """
         rate = self.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
         calibration.check_rate(len(self.calibration["score_score"]), rate)
-        samples = self.schema.read(x, observed)
+        return rate
+
+    def judged(self, samples: Samples) -> Feeds:
+        """What is known of each row before a rate is chosen.
+
+        Returns
+        -------
+        dict of ndarray, shape (n,)
+            ``score``, ``p_value``, one ``score_<name>`` per score: NaN where nothing is observed;
+            ``clipped``, as counted by the graph.
+        """
         out = self.run("score", samples)
         empty = _nothing_observed(samples)
-        p_value = np.where(empty, np.nan, out["p_value"])
-        flags = pd.array(p_value <= rate, dtype="boolean")
-        flags[empty] = pd.NA
-        columns = {"score": _null(out["score"], empty), "p_value": p_value, "is_outlier": flags}
+        columns = {"score": _null(out["score"], empty), "p_value": np.where(empty, np.nan, out["p_value"])}
         columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
-        clipped = out["clipped"] + self._clipped_by_cast(x, samples)
-        return pd.DataFrame({**columns, "clipped": clipped}, index=_index(x))
+        return {**columns, "clipped": out["clipped"]}
 
     def scores(self, x: Any, observed: Any = None) -> pd.DataFrame:
         """The default score as ``score``, and one column per score; larger = more anomalous."""
@@ -222,19 +247,31 @@ class Answers:
 
     def explain(self, x: Any, observed: Any = None) -> Explanation:
         """Contribution of every element to ``recon``, and what the model expected instead."""
-        out = self.run("explain", self.schema.read(x, observed))
+        return Explanation(**self.explained(self.schema.read(x, observed)))
+
+    def explained(self, samples: Samples) -> Feeds:
+        """The arrays of an `Explanation`."""
+        out = self.run("explain", samples)
         contributions = out["contributions"]
         recon = contributions.astype(np.float64).sum(axis=tuple(range(1, contributions.ndim)))
-        return Explanation(contributions, out["reconstruction"], recon)
+        return {"contributions": contributions, "reconstruction": out["reconstruction"], "recon": recon}
 
     def encode(self, x: Any, observed: Any = None) -> Latent:
         """Latent mean and log-variance: embeddings."""
-        out = self.run("encode", self.schema.read(x, observed))
+        out = self.encoded(self.schema.read(x, observed))
         return Latent(out["mean"], out.get("log_variance"))
+
+    def encoded(self, samples: Samples) -> Feeds:
+        """The arrays of a `Latent`, of an autoencoder without ``log_variance``."""
+        out = self.run("encode", samples)
+        return {name: out[name] for name in Latent._fields if name in out}
 
     def decode(self, z: Any) -> Array:
         """Latents (n, L) to samples (n, *sample shape) in raw units."""
-        latents = read_latents(z, self.latent_size)
+        return self.decoded(read_latents(z, self.latent_size))
+
+    def decoded(self, latents: Array) -> Array:
+        """Samples of latents that `read_latents` has read."""
         return self._batches("decode", len(latents), lambda rows: {"z": _pad(latents[rows])})[
             "reconstruction"
         ]
@@ -276,28 +313,69 @@ class Answers:
         UnsupportedError
             For an autoencoder, which has no distribution to impute from.
         """
+        k = self.check_imputing(draws, k)
+        samples = self.schema.read(x, observed)
+        out = self.imputed(samples, row_ids(x, len(samples.values), ids), draws, seed, k)
+        drawn = out.get("draws")
+        return Imputation(
+            fill(self.schema, x, samples.observed, out["mean_raw"]),
+            out["std"],
+            None if drawn is None else np.moveaxis(drawn, 1, 0),
+            out["ess"],
+            out["flags"],
+        )
+
+    def check_imputing(self, draws: int | None = None, k: int | None = None) -> int:
+        """K, the importance samples asked for, or the bundle's own.
+
+        Raises
+        ------
+        UnsupportedError
+            For an autoencoder.
+        ConfigError
+            If there is nothing to draw.
+        """
         self._require_vae("imputations")
         if draws is not None and draws < 1:
             raise ConfigError(f"draws must be at least 1, got {draws}")
-        samples = self.schema.read(x, observed)
-        keys = row_ids(x, len(samples.values), ids)
         k = int(self.manifest.imputation["draws"]) if k is None else k
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        return k
+
+    def imputed(self, samples: Samples, keys: list[int], draws: int | None, seed: int, k: int) -> Feeds:
+        """What `impute` tells, rows first.
+
+        Parameters
+        ----------
+        samples : Samples
+        keys : list of int
+            Of the rows, from `row_ids`; read only for draws.
+        draws, seed, k : int
+            As `impute` takes them.
+
+        Returns
+        -------
+        dict of ndarray
+            ``mean_raw`` (n, *sample shape), the model's word on every cell; ``std``, ``ess``, ``flags`` as
+            in `Imputation`; ``draws`` (n, M, *sample shape), if asked for, observed cells as given.
+        """
         out = self._impute_mean(samples, k)
-        drawn = self._impute_draws(samples, keys, draws, seed, k) if draws else None
         ess = out["ess"].astype(np.float64)
         flags = np.where(
             _nothing_observed(samples), "nothing_observed", np.where(ess < LOW_ESS, "low_ess", "")
         )
         complete = samples.observed.all(axis=tuple(range(1, samples.observed.ndim)))
-        return Imputation(
-            fill(self.schema, x, samples.observed, out["mean_raw"]),
-            np.where(samples.observed, 0, out["std_raw"]),
-            None if drawn is None else np.where(samples.observed, samples.values, drawn),
-            ess,
-            np.where(complete, "", flags),
-        )
+        found = {
+            "mean_raw": out["mean_raw"],
+            "std": np.where(samples.observed, 0, out["std_raw"]),
+            "ess": ess,
+            "flags": np.where(complete, "", flags),
+        }
+        if draws:
+            drawn = self._impute_draws(samples, keys, draws, seed, k)
+            found["draws"] = np.where(samples.observed[:, None], samples.values[:, None], drawn)
+        return found
 
     def _impute_mean(self, samples: Samples, k: int) -> Feeds:
         chunk = int(self.manifest.imputation["chunk"])
@@ -323,8 +401,8 @@ class Answers:
 
         out = self._collect(len(samples.values), run, self._impute_rows(chunk + draws), keep=("draws_raw",))
         if not len(samples.values):
-            return np.empty((draws, *samples.values.shape), samples.values.dtype)
-        return np.moveaxis(out["draws_raw"], 1, 0)
+            return np.empty((0, draws, *samples.values.shape[1:]), samples.values.dtype)
+        return out["draws_raw"]
 
     def _fold(
         self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int
