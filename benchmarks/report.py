@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.figures import FIGURES, Figure, number
 from benchmarks.harness import RESULTS
+from benchmarks.imputation_page import NOTES as IMPUTATION_NOTES
+from benchmarks.imputation_page import imputation_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MISSING = "not measured"
@@ -70,7 +72,8 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole document."""
     parts = [INTRODUCTION, figures_table(results), recipes_table(results.get("recipes", {}))]
-    parts += [detection_tables(results), NOTES]
+    parts += [detection_tables(results), imputation_tables(results.get("imputation", {}))]
+    parts.append(NOTES + IMPUTATION_NOTES)
     return "\n".join([*parts, setups_list(results)]).rstrip() + "\n"
 
 

@@ -1,0 +1,122 @@
+"""Imputers of the benchmark: ours, scikit-learn's, miceforest and MIWAE, behind one signature."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+from benchmarks import miwae
+from benchmarks.imputation_tasks import Rows, Task, exact_gaussian
+from vae_anomaly import VAEImputer
+
+# Pixels with no gap while training leave too much to regress on all others: the nearest so many.
+NEAREST_PIXELS = 100
+# Training rows of peers whose time grows with all pairs of rows or columns of images.
+KNN_IMAGES, ITERATIVE_IMAGES = 10_000, 2_000
+FOREST = {"n_estimators": 100, "max_features": "sqrt", "n_jobs": 1}
+MICE_ROUNDS = 10
+
+
+class Filled(NamedTuple):
+    """The query without gaps, and draws of shape (M, n, d) where asked for."""
+
+    mean: Rows
+    draws: Rows | None = None
+
+
+Method = Callable[[Task], Filled]
+
+
+def ours(task: Task) -> Filled:
+    """VAEImputer as it comes."""
+    images = len(task.shape) == 2
+    fit, query = (part.reshape(-1, *task.shape) if images else part for part in (task.fit, task.query))
+    settings: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imputer = VAEImputer(random_state=task.seed, **settings).fit(fit)
+    mean = np.asarray(imputer.transform(query)).reshape(task.query.shape)
+    return Filled(mean, imputer.sample(query, draws=task.draws, seed=task.seed) if task.draws else None)
+
+
+def transformer(make: Callable[[Task], Any], image_rows: int | None = None) -> Method:
+    """An imputer of scikit-learn's interface; fitted on at most so many images."""
+
+    def run(task: Task) -> Filled:
+        rows = task.fit[:image_rows] if len(task.shape) == 2 else task.fit
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            imputer = make(task).fit(rows)
+            return Filled(imputer.transform(task.query))
+
+    return run
+
+
+def chained(task: Task) -> Any:
+    """IterativeImputer with BayesianRidge, its default."""
+    nearest = NEAREST_PIXELS if len(task.shape) == 2 else None
+    return IterativeImputer(random_state=task.seed, n_nearest_features=nearest, keep_empty_features=True)
+
+
+def forest(task: Task) -> Any:
+    """missForest: chained random forests with its own defaults, 100 trees and sqrt(d) columns."""
+    return IterativeImputer(
+        RandomForestRegressor(random_state=task.seed, **FOREST), random_state=task.seed, max_iter=6
+    )
+
+
+def mice(task: Task) -> Filled:
+    """Multiple imputation by chained Bayesian regressions: one chain per draw."""
+    draws = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for chain in range(task.draws):
+            imputer = IterativeImputer(
+                sample_posterior=True, random_state=task.seed * 1000 + chain, max_iter=MICE_ROUNDS
+            )
+            draws.append(imputer.fit_transform(task.fit))
+    return Filled(np.mean(draws, axis=0), np.stack(draws))
+
+
+def gradient_boosted(task: Task) -> Filled:
+    """miceforest: chained LightGBM with mean matching."""
+    import miceforest
+
+    frame = pd.DataFrame(task.fit, columns=[f"c{i}" for i in range(task.fit.shape[1])])
+    datasets = task.draws or 5
+    kernel = miceforest.ImputationKernel(frame, num_datasets=datasets, random_state=task.seed)
+    kernel.mice(5, num_threads=1, verbosity=-1)
+    completed = np.stack([kernel.complete_data(i).to_numpy(np.float64) for i in range(datasets)])
+    return Filled(completed.mean(axis=0), completed if task.draws else None)
+
+
+def importance_weighted(task: Task) -> Filled:
+    """MIWAE; with its missing process where the protocol allows one."""
+    columns = task.fit.shape[1]
+    config = miwae.MIWAEConfig()
+    if len(task.shape) == 2:
+        config = config._replace(images=True, hidden=256, latent=50, steps=6_000)
+    if task.missing == "mnar":
+        config = config._replace(self_masking=True, latent=columns - 1, batch=16, steps=30_000)
+    model = miwae.fit(task.fit, config, task.seed)
+    return Filled(*miwae.impute(model, task.query, 1000, task.draws))
+
+
+METHODS: dict[str, Method] = {
+    "vae-anomaly": ours,
+    "mean": transformer(lambda task: SimpleImputer(keep_empty_features=True)),
+    "KNNImputer": transformer(lambda task: KNNImputer(keep_empty_features=True), KNN_IMAGES),
+    "IterativeImputer": transformer(chained, ITERATIVE_IMAGES),
+    "missForest": transformer(forest),
+    "miceforest": gradient_boosted,
+    "MIWAE": importance_weighted,
+    "MICE draws": mice,
+    "exact": lambda task: Filled(exact_gaussian(task)),
+}
