@@ -14,23 +14,25 @@ clipped are not in its ``clipped``: add ``schema.clipped_by_cast(x, samples.obse
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from serving.service.refusals import Expired
-from vae_anomaly.answers import Feeds, read_latents
+from serving.service.microbatch import Limits, MicroBatcher, Rows, Watch
+from serving.service.refusals import Overloaded
+from vae_anomaly.answers import PAD_TO, Feeds, read_latents
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.filling import fill
 from vae_anomaly.noise import row_ids
-from vae_anomaly.runtime import Bundle
-from vae_anomaly.schema import Array, Mask, Samples, Schema
+from vae_anomaly.runtime import CUDA, Bundle
+from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema
 
 ENTRIES = ("score", "explain", "impute", "encode", "decode")
+# What onnxruntime and CUDA say when memory runs out.
+OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "cuda_error_out_of_memory", "bfcarena")
 
 
 class Engine:
@@ -42,6 +44,11 @@ class Engine:
         Verified by `load_bundle`.
     name, version : str
         As responses name them.
+    workers : int, optional
+        Batches run at once on the CPU, all processors by default. On CUDA one thread owns the session.
+    limits : Limits, optional
+    watch : Watch, optional
+        Told what waits and runs.
 
     Attributes
     ----------
@@ -49,10 +56,23 @@ class Engine:
         What it answers: all of `ENTRIES`, for an autoencoder without "impute".
     """
 
-    def __init__(self, bundle: Bundle, name: str, version: str) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        name: str,
+        version: str,
+        *,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.bundle, self.name, self.version = bundle, name, version
         self.entries = tuple(entry for entry in ENTRIES if entry != "impute" or bundle.kind == "vae")
         self.leases = 0
+        self.retired = self.closed = False
+        on_cuda = bundle.provider == CUDA
+        self.workers = 1 if on_cuda else workers or os.cpu_count() or 1
+        self._batcher = MicroBatcher(self._compute, self.workers, limits or Limits(), watch)
 
     @property
     def digest(self) -> str:
@@ -113,56 +133,91 @@ class Engine:
         SchemaError, ConfigError, UnsupportedError
             As the methods of `Bundle` raise them.
         """
-        work = _Work(self.bundle, entry, values, observed, draws, seed, ids, k)
-        left = None if deadline is None else deadline - time.monotonic()
-        try:
-            async with asyncio.timeout(left):
-                return await asyncio.to_thread(work)
-        except TimeoutError as error:
-            raise Expired("the deadline passed before the answer was there; send less, or later") from error
+        rows, how = self._read(entry, values, observed, draws, seed, ids, k)
+        out = await self._batcher.ask(entry, rows, how, deadline)
+        if "draws" in out:
+            out["draws"] = np.moveaxis(out["draws"], 1, 0)
+        return out
 
-
-class _Work:
-    """One request, run at once and alone."""
-
-    def __init__(
+    def _read(
         self,
-        bundle: Bundle,
         entry: str,
         values: Array,
         observed: Mask | None,
         draws: int | None,
         seed: int,
-        ids: Any,
+        ids: Sequence[object] | None,
         k: int | None,
-    ) -> None:
+    ) -> tuple[Rows, Hashable]:
+        """The rows of a request, and what requests must share to run together."""
         if entry not in ENTRIES:
             raise ConfigError(f"unknown entry point {entry!r}; choose {', '.join(ENTRIES)}")
-        self.bundle, self.entry, self.draws, self.seed = bundle, entry, draws, seed
         if entry == "decode":
-            self.latents = read_latents(values, bundle.latent_size)
-            return
+            return (read_latents(values, self.bundle.latent_size),), None
         present = np.ones(values.shape, np.bool_) if observed is None else observed
-        self.samples = Samples(values, present)
-        if entry == "impute":
-            self.k = bundle.check_imputing(draws, k)
-            self.keys = row_ids(None, len(values), ids)
+        if entry != "impute":
+            return (values, present), None
+        k = self.bundle.check_imputing(draws, k)
+        if not draws:
+            return (values, present), (None, 0, k)
+        keys = np.array(row_ids(None, len(values), ids), np.uint64)
+        return (values, present, keys), (draws, seed, k)
 
-    def __call__(self) -> Feeds:
+    def _compute(self, entry: str, how: Any, rows: Rows) -> Feeds:
+        """Run a batch; once more in halves where the memory of the device did not suffice."""
+        try:
+            return self._run(entry, how, rows)
+        except Exception as error:  # onnxruntime raises several unrelated classes here
+            if not _out_of_memory(error):
+                raise
+        half = len(rows[0]) // 2
+        cuts = ([part[:half] for part in rows], [part[half:] for part in rows])
+        try:
+            found = [self._run(entry, how, tuple(cut)) for cut in cuts]
+        except Exception as error:
+            if _out_of_memory(error):
+                raise Overloaded(
+                    "the device has no memory left; send fewer rows at once, or later", 1
+                ) from error
+            raise
+        return {name: np.concatenate([out[name] for out in found]) for name in found[0]}
+
+    def _run(self, entry: str, how: Any, rows: Rows) -> Feeds:
         bundle = self.bundle
-        if self.entry == "decode":
-            return {"reconstruction": bundle.decoded(self.latents)}
-        if self.entry == "score":
-            return bundle.judged(self.samples)
-        if self.entry == "explain":
-            return bundle.explained(self.samples)
-        if self.entry == "encode":
-            return bundle.encoded(self.samples)
-        out = bundle.imputed(self.samples, self.keys, self.draws, self.seed, self.k)
-        mean = fill(bundle.schema, self.samples.values, self.samples.observed, out.pop("mean_raw"))
-        if "draws" in out:
-            out["draws"] = np.moveaxis(out["draws"], 1, 0)
-        return {"mean": mean, **out}
+        if entry == "decode":
+            return {"reconstruction": bundle.decoded(rows[0])}
+        samples = Samples(rows[0], rows[1])
+        if entry == "score":
+            return bundle.judged(samples)
+        if entry == "explain":
+            return bundle.explained(samples)
+        if entry == "encode":
+            return bundle.encoded(samples)
+        draws, seed, k = how
+        out = bundle.imputed(samples, rows[2].tolist() if draws else [], draws, seed, k)
+        return {"mean": fill(bundle.schema, samples.values, samples.observed, out.pop("mean_raw")), **out}
+
+    def warm(self) -> None:
+        """Run every entry point, so that the first request finds all set up. Not on the event loop."""
+        schema = self.bundle.schema
+        dtype = schema.dtype if isinstance(schema, ImageSchema) else "float64"
+        for entry in self.entries:
+            values = np.zeros((PAD_TO, *schema.shape), dtype)
+            if entry == "decode":
+                values = np.zeros((PAD_TO, self.bundle.latent_size), np.float32)
+            rows, how = self._read(entry, values, None, None, 0, None, None)
+            self._run(entry, how, rows)
+
+    def close(self) -> None:
+        """Let what runs end, and take nothing more."""
+        self.closed = True
+        self._batcher.close()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether onnxruntime says so; it has no class of its own for it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in said for word in OUT_OF_MEMORY)
 
 
 class Models:
@@ -180,7 +235,20 @@ class Models:
             yield engine
         finally:
             engine.leases -= 1
+            _close_idle(engine)
 
     def swap(self, engine: Engine) -> None:
-        """Let another version answer whatever comes from now on."""
-        self._engine = engine
+        """Let another version answer whatever comes from now on; the old one ends with its last lease."""
+        old, self._engine = self._engine, engine
+        old.retired = True
+        _close_idle(old)
+
+    def close(self) -> None:
+        """End the engine with its last lease."""
+        self._engine.retired = True
+        _close_idle(self._engine)
+
+
+def _close_idle(engine: Engine) -> None:
+    if engine.retired and not engine.leases and not engine.closed:
+        engine.close()

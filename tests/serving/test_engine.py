@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from sample_models import colour_images, grey_images, table_rows
 
 from serving.service.engine import Engine, Models
-from serving.service.refusals import Expired
+from serving.service.microbatch import Limits
+from serving.service.refusals import Expired, Overloaded
 from vae_anomaly.answers import Feeds
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.runtime import Bundle
@@ -109,3 +111,76 @@ def test_a_lease_outlives_a_swap(table_bundle: Bundle) -> None:
         with models.current() as other:
             assert other is second
     assert first.leases == second.leases == 0
+
+
+@pytest.mark.parametrize("model", ["table_bundle", "image_bundle"])
+def test_a_rows_bits_do_not_depend_on_neighbours(model: str, request: pytest.FixtureRequest) -> None:
+    """Alone, in crowds of any size, in pieces, on two threads: the same bits."""
+    bundle: Bundle = request.getfixturevalue(model)
+    rows = table_rows(150, 3).to_numpy() if model == "table_bundle" else grey_images(150, 3)
+    observed = np.random.default_rng(1).random(rows.shape) < 0.8
+    values, present = bundle.schema.read(rows, observed)
+    cuts = [0, 1, 2, 3, 10, 33, 34, 149, 150]
+
+    async def crowd(entry: str) -> list[Feeds]:
+        engine = Engine(bundle, "m", "1", workers=2, limits=Limits(batch_rows=48))
+        asked = [
+            engine.run(entry, values[a:b], present[a:b], ids=range(a, b), draws=2) for a, b in pairwise(cuts)
+        ]
+        return list(await asyncio.gather(*asked))
+
+    for entry in ("score", "explain", "encode", "impute"):
+        whole = answered(bundle, entry, values, present, ids=range(150), draws=2)
+        parts = asyncio.run(crowd(entry))
+        for name in whole:
+            joined = np.concatenate([part[name] for part in parts], axis=int(name == "draws"))
+            assert joined.tobytes() == whole[name].tobytes(), (entry, name)
+
+
+def test_a_device_out_of_memory_gets_half_the_batch_once(table_bundle: Bundle) -> None:
+    class Small(Engine):
+        fits = 8
+
+        def _run(self, entry: str, how: Any, rows: Any) -> Feeds:
+            if len(rows[0]) > self.fits:
+                raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 9")
+            return super()._run(entry, how, rows)
+
+    async def ask(fits: int) -> Feeds:
+        engine = Small(table_bundle, "m", "1")
+        engine.fits = fits
+        return await engine.run("score", np.zeros((16, 4)))
+
+    same(asyncio.run(ask(8)), answered(table_bundle, "score", np.zeros((16, 4))))
+    message = "the device has no memory left; send fewer rows at once, or later"
+    with pytest.raises(Overloaded, match=f"^{message}$"):
+        asyncio.run(ask(7))
+
+
+def test_a_replaced_engine_ends_with_its_last_lease(table_bundle: Bundle) -> None:
+    async def story() -> None:
+        first, second = Engine(table_bundle, "m", "1"), Engine(table_bundle, "m", "2")
+        models = Models(first)
+        with models.current() as engine:
+            models.swap(second)
+            assert np.isfinite((await engine.run("score", np.zeros((1, 4))))["score"]).all()
+            assert not first.closed
+        assert first.closed
+        assert not second.closed
+
+    asyncio.run(story())
+
+
+def test_warm_runs_every_entry_point(image_bundle: Bundle, autoencoder_bundle: Bundle) -> None:
+    for bundle, entries in ((image_bundle, 5), (autoencoder_bundle, 4)):
+        seen: list[str] = []
+
+        class Seen(Engine):
+            def _run(self, entry: str, how: Any, rows: Any, seen: list[str] = seen) -> Feeds:
+                seen.append(entry)
+                return super()._run(entry, how, rows)
+
+        engine = Seen(bundle, "m", "1")
+        engine.warm()
+        assert seen == list(engine.entries)
+        assert len(seen) == entries
