@@ -108,6 +108,24 @@ def locate(source: str | Path, *, tracking_uri: str | None = None) -> Located:
     return located
 
 
+def stands_for(source: str, *, tracking_uri: str | None = None) -> tuple[str, str | None]:
+    """The version that ``models:/<name>@<alias>`` names now, and its digest; nothing is fetched.
+
+    Raises
+    ------
+    BundleError, TrackingError, MissingPackageError
+        As `locate`.
+    """
+    if (name := MODEL.fullmatch(source)) is None:
+        raise BundleError(f"cannot read {source!r}; give models:/<name>@<alias>")
+    uri = tracking_uri or default_tracking_uri()
+    with mlflow_session(timeout=TIMEOUT):
+        client = _client(uri, source)
+        with answering(uri):
+            found = _registered(client, **name.groupdict())
+    return str(found.version), found.digest
+
+
 @dataclass(frozen=True)
 class _Found:
     """Where MLflow keeps a bundle."""

@@ -85,9 +85,19 @@ class Engine:
         return self.bundle.provider
 
     @property
+    def calibration(self) -> Array:
+        """Calibration scores of the score that decides, ascending, shape (n,)."""
+        return self.bundle.calibration["score_score"]
+
+    @property
     def schema(self) -> Schema:
         """What a sample is."""
         return self.bundle.schema
+
+    @property
+    def dtype(self) -> str:
+        """Of samples as the graphs take them."""
+        return self.schema.dtype if isinstance(self.schema, ImageSchema) else "float64"
 
     async def run(
         self,
@@ -199,10 +209,8 @@ class Engine:
 
     def warm(self) -> None:
         """Run every entry point, so that the first request finds all set up. Not on the event loop."""
-        schema = self.bundle.schema
-        dtype = schema.dtype if isinstance(schema, ImageSchema) else "float64"
         for entry in self.entries:
-            values = np.zeros((PAD_TO, *schema.shape), dtype)
+            values = np.zeros((PAD_TO, *self.schema.shape), self.dtype)
             if entry == "decode":
                 values = np.zeros((PAD_TO, self.bundle.latent_size), np.float32)
             rows, how = self._read(entry, values, None, None, 0, None, None)
