@@ -1,7 +1,12 @@
 """What is hidden: boolean arrays called ``observed``, True where a value is present.
 
-Every mask is reproducible by its seed and is made before anything looks at the values, so
-the cells that it hides are missing completely at random.
+Every mask is reproducible by its seed. What is missing completely at random (`mcar`, `given` and all
+masks of images) is made before anything looks at the values; `mar` looks at other columns that stay
+visible, `mnar` at the value that it hides. `hidden_share` says what share a mask really hid.
+
+References
+----------
+.. [1] Rubin, "Inference and Missing Data", Biometrika 1976. https://doi.org/10.1093/biomet/63.3.581
 """
 
 from __future__ import annotations
@@ -13,8 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.mechanisms import Mask, check_share, check_word, mar, mnar
 
-Mask = npt.NDArray[np.bool_]
+__all__ = [
+    "Mask",
+    "block",
+    "drawn",
+    "given",
+    "half",
+    "hidden_share",
+    "mar",
+    "mcar",
+    "mnar",
+    "pixels",
+    "stripes",
+]
 Side = Literal["left", "right", "top", "bottom"]
 
 
@@ -44,10 +62,60 @@ def mcar(shape: Sequence[int], share: float, seed: int) -> Mask:
     array([[ True, False, False],
            [False,  True,  True]])
     """
-    if not 0 <= share <= 1:
-        raise ConfigError(f"share of hidden elements is {share}; give a number from 0 to 1")
+    check_share(share)
     # random() < 1 always, so a share of 0 hides nothing and a share of 1 everything.
     return np.random.default_rng(seed).random(tuple(shape)) >= share
+
+
+def given(shape: Sequence[int], patterns: npt.ArrayLike, seed: int) -> Mask:
+    """Rows that miss what other rows were seen to miss: patterns drawn with replacement.
+
+    Parameters
+    ----------
+    shape : (B, ...)
+    patterns : bool array-like, shape (P, ...), True = observed
+        For example ``~numpy.isnan(table)`` of real data.
+    seed : int
+
+    Returns
+    -------
+    bool ndarray of that shape, True = observed
+
+    Raises
+    ------
+    ConfigError
+        If there is no pattern, or patterns are of another shape than the rows.
+    """
+    kinds = np.asarray(patterns, dtype=np.bool_)
+    if not len(kinds) or kinds.shape[1:] != tuple(shape[1:]):
+        raise ConfigError(
+            f"patterns have shape {kinds.shape}; for samples of shape {tuple(shape[1:])} give (P, "
+            f"{', '.join(map(str, shape[1:]))}) with P at least 1"
+        )
+    drawn: Mask = kinds[np.random.default_rng(seed).integers(len(kinds), size=shape[0])]
+    return drawn
+
+
+def pixels(shape: Sequence[int], share: float, seed: int) -> Mask:
+    """Hide single pixels with probability ``share``, in all channels at once.
+
+    Parameters
+    ----------
+    shape : (B, C, H, W)
+    share : float
+    seed : int
+
+    Returns
+    -------
+    bool ndarray, shape (B, C, H, W), True = observed
+
+    Raises
+    ------
+    ConfigError
+        If ``shape`` is not that of images or ``share`` lies outside [0, 1].
+    """
+    count, _, height, width = _image_shape(shape)
+    return np.broadcast_to(mcar((count, 1, height, width), share, seed), tuple(shape)).copy()
 
 
 def block(shape: Sequence[int], size: int | tuple[int, int], seed: int) -> Mask:
@@ -112,6 +180,91 @@ def half(shape: Sequence[int], side: Side) -> Mask:
     observed = np.ones(tuple(shape), dtype=np.bool_)
     observed[(..., *hidden[side])] = False
     return observed
+
+
+def stripes(
+    shape: Sequence[int], width: int, gap: int, seed: int, *, along: Literal["rows", "columns"] = "rows"
+) -> Mask:
+    """Hide stripes of ``width`` pixels, ``gap`` pixels apart, shifted at random per image.
+
+    Parameters
+    ----------
+    shape : (B, C, H, W)
+    width, gap : int
+        Hidden and visible pixels in turn.
+    seed : int
+        Of the shift.
+    along : {"rows", "columns"}
+        Horizontal or vertical stripes.
+
+    Returns
+    -------
+    bool ndarray, shape (B, C, H, W), True = observed
+
+    Raises
+    ------
+    ConfigError
+        If ``shape`` is not that of images, ``width`` or ``gap`` is below 1, or ``along`` unknown.
+    """
+    count, _, height, wide = _image_shape(shape)
+    check_word("along", along, ("rows", "columns"))
+    if min(width, gap) < 1:
+        raise ConfigError(f"stripes need a width and a gap of at least 1, got {width} and {gap}")
+    shift = np.random.default_rng(seed).integers(width + gap, size=(count, 1))
+    side = height if along == "rows" else wide
+    visible = (np.arange(side) + shift) % (width + gap) >= width
+    lines = visible[:, None, :, None] if along == "rows" else visible[:, None, None, :]
+    return np.broadcast_to(lines, tuple(shape)).copy()
+
+
+def drawn(shape: Sequence[int], picture: npt.ArrayLike) -> Mask:
+    """Hide in every image what a drawn mask paints: its pixels other than 0.
+
+    Parameters
+    ----------
+    shape : (B, C, H, W)
+    picture : array-like, shape (H, W)
+        For example ``numpy.asarray(PIL.Image.open("mask.png").convert("L"))``.
+
+    Returns
+    -------
+    bool ndarray, shape (B, C, H, W), True = observed
+
+    Raises
+    ------
+    ConfigError
+        If ``shape`` is not that of images or the picture has another size.
+    """
+    _, _, height, width = _image_shape(shape)
+    painted = np.asarray(picture)
+    if painted.shape != (height, width):
+        raise ConfigError(f"the drawn mask has shape {painted.shape}; these images need {(height, width)}")
+    return np.broadcast_to(painted == 0, tuple(shape)).copy()
+
+
+def hidden_share(observed: npt.ArrayLike, present: npt.ArrayLike | None = None) -> float:
+    """Share of cells that a mask really hid, of those that were present before it.
+
+    Parameters
+    ----------
+    observed : bool array-like
+        The mask, True = observed.
+    present : bool array-like, optional
+        What was present before it; everything if left out.
+
+    Returns
+    -------
+    float
+        0 where nothing was present.
+
+    Examples
+    --------
+    >>> hidden_share(mcar((2, 3), 0.5, seed=0))
+    0.5
+    """
+    seen = np.asarray(observed, dtype=np.bool_)
+    before = np.ones(seen.shape, dtype=np.bool_) if present is None else np.asarray(present, dtype=np.bool_)
+    return float((before & ~seen).sum() / max(1, before.sum()))
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
