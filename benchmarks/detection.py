@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +27,14 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
+from benchmarks.cells import RATES, Detector, Rows, cell, half_of_normals, judged, load_set
+from benchmarks.contaminated import TRIMS, contamination, unlabelled
 from benchmarks.harness import parser, show, write
 from vae_anomaly import VAEDetector
 from vae_anomaly.assembly import ExportConfig
-from vae_anomaly.calibration import false_alarm_interval
 from vae_anomaly.fitting import Settings
 from vae_anomaly.scores import Combined, possible_scores
 from vae_anomaly.scores.quantiles import NormalScore
-
-Rows = npt.NDArray[np.float64]
-Detector = Callable[[Rows, Rows, int], dict[str, Any]]
 
 SETS = (
     "annthyroid",
@@ -52,50 +49,29 @@ SETS = (
     "Wilt",
 )
 SEEDS = (0, 1, 2)
-RATES = (0.05, 0.01)
 # Peers that compare all pairs of rows get at most so many for training.
 MOST_ROWS = 10_000
 COMBINED_AT_MOST = 4
-
-
-class Split(NamedTuple):
-    """Rows to train on, rows to judge, and which of those are anomalies."""
-
-    train: Rows
-    test: Rows
-    labels: npt.NDArray[np.bool_]
 
 
 def main() -> None:
     """Measure the part asked for and write detection.json."""
     made = parser(__doc__)
     made.add_argument("--work", type=Path, required=True, help="folder of finished cells")
-    made.add_argument("--part", choices=("tables", "development"), default="tables")
+    made.add_argument("--part", choices=tuple(PARTS), default="tables")
+    made.add_argument("--seeds", type=int, help="fewer than three, for a first look")
     made.add_argument("--method", action="append", help="one of the methods; repeatable")
     options = made.parse_args()
     torch.set_num_threads(1)
-    if options.part == "development":
-        payload = {"development": development(options)}
-    else:
-        payload = {"tables": tables(options)}
+    payload = {options.part: PARTS[options.part](options)}
     write("detection", payload, options)
-
-
-def half_of_normals(x: Rows, anomalous: npt.NDArray[np.bool_], seed: int) -> Split:
-    """Train on a random half of the normal rows, judge the other half and all anomalies."""
-    normal = np.random.default_rng(seed).permutation(np.flatnonzero(~anomalous))
-    train, rest = np.split(normal, [len(normal) // 2])
-    test = np.concatenate([rest, np.flatnonzero(anomalous)])
-    return Split(x[train], x[test], anomalous[test])
 
 
 def tables(options: argparse.Namespace) -> dict[str, Any]:
     """Every method on every set: AUROC, seconds, false alarms."""
-    methods = {name: made for name, made in METHODS.items() if not options.method or name in options.method}
-    sets, seeds = (SETS[:2], SEEDS[:1]) if options.quick else (SETS, SEEDS)
+    methods, sets, seeds = chosen(METHODS, options), SETS[:2] if options.quick else SETS, seeds_of(options)
     for name in sets:
-        with np.load(options.data_root / "adbench" / f"{name}.npz") as held:
-            x, anomalous = held["X"].astype(np.float64), held["y"].astype(np.bool_)
+        x, anomalous = load_set(options.data_root, name)
         for seed in seeds:
             split = half_of_normals(x, anomalous, seed)
             for method, run in methods.items():
@@ -103,42 +79,21 @@ def tables(options: argparse.Namespace) -> dict[str, Any]:
     return summary(options.work, sets, seeds)
 
 
-def cell(work: Path, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a cell, from its file if it is there."""
-    path = work / f"{name}.json"
-    if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        found = run()
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found))
-        temporary.replace(path)
-        print(name, {key: round(value, 3) for key, value in found.items()}, flush=True)
-    figures: dict[str, Any] = json.loads(path.read_text())
-    return figures
+def chosen(methods: dict[str, Detector], options: argparse.Namespace) -> dict[str, Detector]:
+    """Those that --method names, or all."""
+    return {name: made for name, made in methods.items() if not options.method or name in options.method}
 
 
-def judged(run: Detector, split: Split, seed: int) -> dict[str, Any]:
-    """One method on one split."""
-    started = time.perf_counter()
-    found = run(split.train, split.test, seed)
-    seconds = time.perf_counter() - started
-    scores = {name: value for name, value in found.items() if not name.startswith("p_")}
-    figures = {f"auroc_{name}": float(roc_auc_score(split.labels, value)) for name, value in scores.items()}
-    if "p_value" in found:
-        normal = found["p_value"][~split.labels]
-        for rate in RATES:
-            figures[f"alarms_{rate}"] = int((normal <= rate).sum())
-            low, high = false_alarm_interval(found["p_rows"], len(normal), rate, level=1 - 0.01 / len(SETS))
-            figures[f"inside_{rate}"] = int(low <= figures[f"alarms_{rate}"] <= high)
-        figures["normal"] = len(normal)
-    return {**figures, "seconds": seconds}
+def seeds_of(options: argparse.Namespace) -> tuple[int, ...]:
+    """One for a quick run."""
+    return SEEDS[: 1 if options.quick else options.seeds]
 
 
-def ours(train: Rows, test: Rows, seed: int) -> dict[str, Any]:
+def ours(train: Rows, test: Rows, seed: int, trim: float | str | None = None) -> dict[str, Any]:
     """The default, with every score of its export."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        detector = VAEDetector(random_state=seed, false_alarm_rate=0.05).fit(train)
+        detector = VAEDetector(random_state=seed, false_alarm_rate=0.05, trim=trim).fit(train)
         verdicts = detector.answers_.verdicts(test)
     rows = detector.answers_.manifest.provenance["rows_calibration"]
     parts = {name: verdicts[f"score_{name}"].to_numpy() for name in detector.answers_.score_names}
@@ -274,7 +229,7 @@ def development(options: argparse.Namespace) -> dict[str, Any]:
     """AUROC of every score and of every mean of normal scores of up to four."""
     names = tuple(name for name in possible_scores(True) if name != "combined")
     results: dict[tuple[str, ...], list[float]] = {}
-    seeds = SEEDS[:1] if options.quick else SEEDS
+    seeds = seeds_of(options)
     for _, x, anomalous in development_sets():
         for seed in seeds:
             split = half_of_normals(x, anomalous, seed)
@@ -309,6 +264,36 @@ def development(options: argparse.Namespace) -> dict[str, Any]:
     show("AUROC on the development sets", rows)
     return {"rows": rows, "sets": [name for name, *_ in development_sets()], "seeds": list(seeds)}
 
+
+def mixed(options: argparse.Namespace) -> dict[str, Any]:
+    """Anomalies mixed into the training rows of the sets of ADBench: for reporting."""
+    sets = ((name, *load_set(options.data_root, name)) for name in (SETS[:2] if options.quick else SETS))
+    return contamination(options, sets, chosen(CONTAMINATED, options), seeds_of(options))
+
+
+def mixed_development(options: argparse.Namespace) -> dict[str, Any]:
+    """The same on the development sets: what the default of ``trim`` was chosen by."""
+    return contamination(options, development_sets(), chosen(CONTAMINATED, options), seeds_of(options))
+
+
+def everything(options: argparse.Namespace) -> dict[str, Any]:
+    """Trained on every row, unlabelled."""
+    sets = SETS[:2] if options.quick else SETS
+    return unlabelled(options, sets, chosen(UNLABELLED, options), seeds_of(options))
+
+
+OURS = {f"vae-anomaly, trim {name}": partial(ours, trim=trim) for name, trim in TRIMS.items()}
+CONTAMINATED = OURS | {name: METHODS[name] for name in ("PyOD KNN", "PyOD IForest")}
+UNLABELLED = {name: OURS[name] for name in ("vae-anomaly, trim none", "vae-anomaly, trim auto")} | {
+    name: made for name, made in METHODS.items() if name not in ("vae-anomaly", "IsolationForest")
+}
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "tables": tables,
+    "development": development,
+    "unlabelled": everything,
+    "contamination": mixed,
+    "contamination-development": mixed_development,
+}
 
 if __name__ == "__main__":
     main()

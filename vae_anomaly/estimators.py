@@ -136,6 +136,10 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
     contamination : float, optional
         As in scikit-learn: the share, at most 0.5, of the rows given to `fit` that `predict` calls
         outliers. It moves `offset_` alone; p-values and bundles keep to ``false_alarm_rate``.
+    trim : float or "auto", optional
+        For rows given to `fit` that may hold anomalies: the share, below 0.5, that the model is not shown
+        because it fits them worst; "auto" estimates it without labels, at most 0.2. Calibration rows
+        are not trimmed: anomalies among them make p-values larger, never too small.
     device : {"auto", "cpu", "cuda"}
     random_state : int, RandomState or None
 
@@ -171,12 +175,14 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         settings: Settings | None = None,
         false_alarm_rate: float = 0.05,
         contamination: float | None = None,
+        trim: float | str | None = None,
         device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         super().__init__(settings=settings, device=device, random_state=random_state)
         self.false_alarm_rate = false_alarm_rate
         self.contamination = contamination
+        self.trim = trim
 
     def _check_parameters(self, schema: Schema) -> None:
         if self.contamination is not None and not 0 < self.contamination <= 0.5:
@@ -187,6 +193,8 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
 
     def _settings(self) -> Settings:
         settings = super()._settings()
+        if self.trim is not None:
+            settings = replace(settings, objective=replace(settings.objective, trim=self.trim))
         return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
 
     def _after_fit(self, X: Any) -> None:

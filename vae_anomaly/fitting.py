@@ -17,7 +17,7 @@ from vae_anomaly.exceptions import DataError
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import ImageSchema, Samples, Schema
-from vae_anomaly.training import Callback, Epoch, Trainer, TrainingConfig
+from vae_anomaly.training import Callback, Data, Epoch, Trainer, TrainingConfig
 from vae_anomaly.vae import make_likelihood, make_model
 
 # To train on: what is left of 10 rows, the fewest that scikit-learn's checks fit an estimator to.
@@ -135,6 +135,8 @@ def fit_model(
         model, encoding, complete.objective, complete.training, seed, device, checkpoints, callbacks
     )
     history = trainer.fit(parts.train, parts.validation, resume=resume)
+    if complete.objective.trim:
+        parts, provenance = _trimmed(trainer, parts, history[-1]["trimmed"], provenance or {})
     fitted = assemble(
         model,
         encoding,
@@ -147,6 +149,19 @@ def fit_model(
         seed=seed,
     )
     return Fit(fitted, complete, history)
+
+
+def _trimmed(
+    trainer: Trainer, parts: Parts, share: float, provenance: dict[str, Any]
+) -> tuple[Parts, dict[str, Any]]:
+    """What the scores are fitted on: anomalies would pass for neighbours of anomalies.
+
+    Calibration rows stay as they are, or p-values would promise what they do not hold.
+    """
+    device = next(trainer.model.parameters()).device
+    rows = [trainer.kept(Data.of(part, device), share).cpu().numpy() for part in parts[:2]]
+    kept = Parts(take(parts.train, rows[0]), take(parts.validation, rows[1]), parts.calibration)
+    return kept, {**provenance, "rows_trimmed": len(parts.train.values) - len(rows[0])}
 
 
 def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibration: float = 0.2) -> Parts:

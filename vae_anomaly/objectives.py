@@ -11,6 +11,7 @@ from torch import Tensor
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import sum_elements
+from vae_anomaly.trimming import check_trim
 from vae_anomaly.vae import VAE, Autoencoder, kl_per_latent, log_mean_exp, log_prior_ratio, reparameterise
 
 
@@ -30,6 +31,9 @@ class ObjectiveConfig:
         Epochs over which that weight rises linearly from 0.
     free_bits : float
         Nats per latent dimension, batch mean, below which the KL is not pressed further [2]_.
+    trim : float or "auto"
+        Share of the training rows, those with the highest losses, that the model is not shown after the
+        first tenth of the epochs, because they may be anomalies; "auto" estimates it, see `trimming`.
 
     References
     ----------
@@ -43,9 +47,11 @@ class ObjectiveConfig:
     beta: float = 1.0
     warmup_epochs: float = 0.0
     free_bits: float = 0.0
+    trim: float | str = 0.0
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_trim(self.trim)
         if self.draws < 1:
             raise ConfigError(f"draws must be at least 1, got {self.draws}")
         if min(self.beta, self.warmup_epochs, self.free_bits) < 0:

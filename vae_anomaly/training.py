@@ -23,6 +23,7 @@ from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.objectives import ObjectiveConfig, losses
 from vae_anomaly.schema import Samples
+from vae_anomaly.trimming import WARMUP, excess_share, kept_rows, row_losses
 from vae_anomaly.vae import Autoencoder
 
 # Variance of a latent mean over the data above which the unit carries information (Burda et al., 2016).
@@ -170,7 +171,8 @@ class Trainer:
         -------
         list of dict
             epoch, loss, reconstruction, kl (training means, nats per row), val_loss,
-            active_units, learning_rate, samples_per_second, seconds.
+            active_units, learning_rate, samples_per_second, seconds; with ``trim`` the share
+            ``trimmed``, and val_loss at z = E[z | x] over the rows that the same share leaves.
 
         Raises
         ------
@@ -199,8 +201,11 @@ class Trainer:
             state = found.restore(self.model, optimizer, generator)
         started = time.perf_counter()
         while state.epoch < self.config.epochs and not self._finished(state, started):
-            figures = self._epoch(train, optimizer, generator, state.epoch)
+            share = self._share(train, state)
+            figures = self._epoch(train, optimizer, generator, state.epoch, share)
             figures |= self._validate(validation)
+            if self.objective.trim:
+                figures |= {"trimmed": share, "val_loss": self._kept_loss(validation, share)}
             self._check(figures, state)
             state.advance(figures, self.model)
             for callback in self.callbacks:
@@ -223,19 +228,26 @@ class Trainer:
         )
 
     def _epoch(
-        self, train: Data, optimizer: torch.optim.Optimizer, generator: torch.Generator, epoch: int
+        self,
+        train: Data,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        epoch: int,
+        share: float = 0.0,
     ) -> Epoch:
         """One pass over the training rows; a last batch of one row is left out."""
-        self.model.train()
         started = time.perf_counter()
-        batches = list(self._batches(train, generator))
+        kept = self.kept(train, share) if share else None
+        self.model.train()
+        batches = list(self._batches(len(train) if kept is None else len(kept), generator))
         total = torch.zeros(3, device=train.values.device)
         rows = 0
         rate = 0.0
         for i, index in enumerate(batches):
             step, steps = epoch * len(batches) + i, self.config.epochs * len(batches)
             rate = self.config.rate(step, steps)
-            x, observed = self._encode(train, index, generator)
+            rows_shown = index if kept is None else kept[index]
+            x, observed = self._encode(train, rows_shown, generator)
             part = self._step(x, observed, optimizer, generator, rate, epoch + i / len(batches))
             total += torch.stack(part).detach() * len(index)
             rows += len(index)
@@ -251,9 +263,33 @@ class Trainer:
             "seconds": seconds,
         }
 
-    def _batches(self, train: Data, generator: torch.Generator) -> Iterator[Tensor]:
-        order = torch.randperm(len(train), generator=generator, device=generator.device)
-        batches = order.split(min(self.config.batch_size, len(train)))
+    def kept(self, data: Data, share: float) -> Tensor:
+        """Indices of the rows that trimming a share leaves, by their losses under the model as it is."""
+        return kept_rows(self._row_losses(data), share)
+
+    def _share(self, train: Data, state: Checkpoint) -> float:
+        """What is trimmed in the coming epoch; "auto" looks once, when the warm-up ends."""
+        if not self.objective.trim or state.epoch < WARMUP * self.config.epochs:
+            return 0.0
+        if not isinstance(self.objective.trim, str):
+            return self.objective.trim
+        if state.history and state.epoch - 1 >= WARMUP * self.config.epochs:
+            return state.history[-1]["trimmed"]
+        return excess_share(self._row_losses(train))
+
+    def _kept_loss(self, data: Data, share: float) -> float:
+        """Mean loss without that share: anomalies must not choose the epoch either."""
+        losses = self._row_losses(data)
+        return float(losses[kept_rows(losses, share)].mean())
+
+    def _row_losses(self, data: Data) -> Tensor:
+        self.model.eval()
+        batches = torch.arange(len(data), device=data.values.device).split(1024)
+        return row_losses(self.model, (self.encoding(*data.batch(rows)) for rows in batches))
+
+    def _batches(self, rows: int, generator: torch.Generator) -> Iterator[Tensor]:
+        order = torch.randperm(rows, generator=generator, device=generator.device)
+        batches = order.split(min(self.config.batch_size, rows))
         # Batch norm has no variance over one row.
         return (batch for batch in batches if len(batch) > 1)
 
