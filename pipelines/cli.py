@@ -12,7 +12,7 @@ from pipelines import console
 from pipelines.console import as_line, counted, err, facts, out, plain, start_logging, suggest
 from pipelines.progress import rows_progress, training_progress
 from vae_anomaly import __version__
-from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.exceptions import ConfigError, DataError, MissingPackageError
 
 app = typer.Typer(
     name="vae-anomaly",
@@ -248,6 +248,41 @@ def impute(
             bundle, source, target, options, draws=draws, seed=seed, with_std=std, progress=progress
         )
     _report_job(summary, as_json)
+
+
+def _explained_settings() -> str:
+    """The settings of the service, for its help; read only when that is asked for."""
+    from serving.service.settings import described
+
+    lines = [f"{name} ({default}): {help}" for name, default, help in described()]
+    return "Settings, from the environment (default):\n\n" + "\n\n".join(lines)
+
+
+@app.command(epilog=_explained_settings())
+def serve(
+    model: ModelSource,
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="port of the service")] = None,
+    ops_port: Annotated[int | None, typer.Option(help="own port for probes and metrics")] = None,
+    device: Device = "auto",
+    root: Root = Path("mlruns"),
+) -> None:
+    """Answer over HTTP: scores, explanations and imputations."""
+    import os
+
+    from serving.service.settings import Settings, unknown_variables
+
+    settings = Settings.from_environment(os.environ, host=host, port=port, ops_port=ops_port)
+    for warning in unknown_variables(os.environ):
+        plain(err, warning, style="yellow")
+    try:
+        from serving.service.server import serve as run_service
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"serve needs {error.name}; pip install 'vae-anomaly[serve]'") from error
+    from pipelines.models import open_model
+
+    bundle = open_model(model, root, device)
+    run_service(bundle, settings, bundle.digest[:12])
 
 
 @app.command()

@@ -58,7 +58,7 @@ class NpzFile:
                 held = ", ".join(_members(archive))
                 raise SchemaError(f"no array {self._member!r} in {path}; it holds {held}")
             with archive.open(f"{self._member}.npy") as file:
-                self.shape, self._by_column, self.dtype = _read_header(file)
+                self.shape, self._by_column, self.dtype = read_header(file)
         self._unpacked: Array | None = None
         if self.dtype.hasobject:
             raise DataError(f"array {self._member!r} of {path} holds Python objects; save it as numbers")
@@ -80,13 +80,13 @@ class NpzFile:
         ):
             shutil.copyfileobj(packed, plain)
             plain.seek(0)
-            _read_header(plain)
+            read_header(plain)
             return np.memmap(plain, self.dtype, "r", plain.tell(), self.shape, order="F")
 
     def _stream(self, size: int) -> Iterator[Array]:
         item = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{self._member}.npy") as file:
-            _read_header(file)
+            read_header(file)
             for start in range(0, self.shape[0], size):
                 rows = min(size, self.shape[0] - start)
                 data = file.read(rows * item)
@@ -106,7 +106,8 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> str:
     raise DataError(f"{path} holds the arrays {names}; call the one to read {DEFAULT_MEMBER!r}")
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether stored column by column, and dtype of a .npy file."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -61,27 +62,32 @@ def takes_fractions(schema: ImageSchema) -> bool:
     return schema.dtype == "float32" and schema.high <= FRACTIONS_BELOW
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(source: Path | BytesIO) -> Image.Image:
     """A picture with its pixels not yet decoded, whatever its size.
+
+    Parameters
+    ----------
+    source : Path or BytesIO
+        A file, or its bytes.
 
     Raises
     ------
     BadImageError
-        If the file is no PNG or JPEG, cannot be reached, or announces too many pixels.
+        If it is no PNG or JPEG, cannot be reached, or announces too many pixels.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise BadImageError("not_a_file", "not an ordinary file")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(path, formats=FORMATS)
+            return Image.open(source, formats=FORMATS)
     except BadImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise BadImageError("image_bomb", f"it announces more than {limit} pixels") from error
     except UnidentifiedImageError as error:
-        raise _unidentified(path) from error
+        raise _unidentified(source) from error
     except OSError as error:
         reason = "symlink_loop" if error.errno == errno.ELOOP else "unreadable"
         raise BadImageError(reason, f"cannot open it: {error.strerror}") from error
@@ -89,14 +95,25 @@ def open_image(path: Path) -> Image.Image:
         raise BadImageError("unreadable", "not a valid PNG or JPEG") from error
 
 
-def _unidentified(path: Path) -> BadImageError:
-    if not path.stat().st_size:
+def _unidentified(source: Path | BytesIO) -> BadImageError:
+    if not (source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes):
         return BadImageError("empty_file", "the file has no bytes")
     return BadImageError("not_an_image", "not a PNG or JPEG")
 
 
-def read_image(path: Path, schema: ImageSchema, options: ReadOptions) -> tuple[Array, Mask]:
-    """Pixels of one file, and where they are present.
+def read_image(
+    source: Path | BytesIO, schema: ImageSchema, options: ReadOptions, max_pixels: int | None = None
+) -> tuple[Array, Mask]:
+    """Pixels of one picture, and where they are present.
+
+    Parameters
+    ----------
+    source : Path or BytesIO
+        A file, or its bytes.
+    schema : ImageSchema
+    options : ReadOptions
+    max_pixels : int, optional
+        Refuse larger pictures before they are decoded; Pillow's own bound by default.
 
     Returns
     -------
@@ -109,9 +126,11 @@ def read_image(path: Path, schema: ImageSchema, options: ReadOptions) -> tuple[A
     BadImageError
         If the file cannot be read, or does not fit and ``options.convert`` is off.
     """
-    with open_image(path) as image:
+    with open_image(source) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise BadImageError("image_bomb", f"it announces more than {max_pixels:,} pixels")
         if not options.convert:
-            _refuse_misfit(image, path, schema, options.alpha_is_mask)
+            _refuse_misfit(image, source, schema, options.alpha_is_mask)
         _decode(image)
         if not options.convert:
             _refuse_rotation(image)  # a PNG may say so after its pixels
@@ -135,10 +154,12 @@ def _decode(image: Image.Image) -> None:
         raise BadImageError("truncated", "the file is cut short or damaged") from error
 
 
-def _refuse_misfit(image: Image.Image, path: Path, schema: ImageSchema, alpha_is_mask: bool) -> None:
+def _refuse_misfit(
+    image: Image.Image, source: Path | BytesIO, schema: ImageSchema, alpha_is_mask: bool
+) -> None:
     if image.format == "JPEG" or "exif" in image.info:
         _refuse_rotation(image)
-    if _bits(path) == 16:
+    if _bits(source) == 16:
         raise BadImageError(
             "sixteen_bit", "expected 8 bits per channel, received 16; pass --convert to shorten"
         )
@@ -160,9 +181,12 @@ def _refuse_rotation(image: Image.Image) -> None:
         raise BadImageError("exif_rotation", "EXIF asks to turn it; pass --convert to turn it")
 
 
-def _bits(path: Path) -> int:
-    with path.open("rb") as file:
-        head = file.read(PNG_DEPTH_AT + 1)
+def _bits(source: Path | BytesIO) -> int:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(PNG_DEPTH_AT + 1)
+    else:
+        head = bytes(source.getbuffer()[: PNG_DEPTH_AT + 1])
     return head[PNG_DEPTH_AT] if head.startswith(PNG_SIGNATURE) else 8
 
 

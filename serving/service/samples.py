@@ -1,0 +1,310 @@
+"""From the bytes of a request to samples of a model, by media type."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.arrays import read_header
+from serving.chunks import ReadOptions
+from serving.pictures import BadImageError, read_image
+from serving.service import strict_json
+from serving.service.json_rows import read_rows
+from serving.service.options import Options, read_options
+from serving.service.problems import Problem
+from serving.service.settings import Settings
+from vae_anomaly.exceptions import SchemaError
+from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema, TableSchema
+
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+NPY = "application/x-npy"
+PICTURES = ("image/png", "image/jpeg")
+MEDIA = (JSON, ARROW, NPY, *PICTURES)
+
+# Codes of `BadImageError` that mean a broken file; every other one is a good file that does not fit.
+BROKEN = {"unreadable", "not_an_image", "empty_file", "truncated"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, read.
+
+    Attributes
+    ----------
+    samples : Samples
+    options : Options
+    clipped_by_cast : int64 ndarray, shape (B,), or 0
+        Pixels that left no trace for the graph to count.
+    original : list of dict, Table of pyarrow, or None
+        Rows of a table as the client sent them, to return observed cells unchanged.
+    """
+
+    samples: Samples
+    options: Options
+    clipped_by_cast: Any = 0
+    original: Any = None
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.samples.values)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is needed to read a request."""
+
+    entry: str
+    media: str
+    body: bytes
+    query: dict[str, Any]
+    schema: Schema
+    settings: Settings
+
+    def options(self, members: dict[str, Any] | None = None) -> Options:
+        """The options, from query string and body."""
+        return read_options(self.entry, self.query, members or {})
+
+    def check_size(self, rows: int) -> None:
+        """Refuse what is too much for one request.
+
+        Raises
+        ------
+        Problem
+            413.
+        """
+        check_size(rows, self.schema.elements, self.settings)
+
+
+def check_size(rows: int, elements: int, settings: Settings) -> None:
+    """Refuse too many rows or cells.
+
+    Raises
+    ------
+    Problem
+        413.
+    """
+    hint = "send fewer rows at once, or use the batch job"
+    if rows > settings.max_rows:
+        raise Problem(413, "too_many_rows", f"{rows} rows; at most {settings.max_rows} at once", hint=hint)
+    if (cells := rows * elements) > settings.max_cells:
+        raise Problem(
+            413, "too_many_cells", f"{cells} cells; at most {settings.max_cells} at once", hint=hint
+        )
+
+
+def read(question: Question) -> Asked:
+    """Samples and options of a request.
+
+    Raises
+    ------
+    Problem, SchemaError, ConfigError
+        Saying what does not fit.
+    """
+    asked = READERS[question.media](question)
+    ids = asked.options.ids
+    if ids is not None and len(ids) != asked.rows:
+        detail = f"{len(ids)} ids for {asked.rows} rows"
+        raise Problem(422, "bad_option", detail, hint="give one id a row", field="ids")
+    return asked
+
+
+def read_samples(schema: Schema, x: Any, observed: Any = None) -> tuple[Samples, Any]:
+    """Samples, and the pixels per row that the cast to the model's dtype clipped.
+
+    Raises
+    ------
+    Problem
+        422, naming the row and column of the first infinite cell.
+    SchemaError
+        If they do not fit otherwise.
+    """
+    try:
+        samples = schema.read(x, observed)
+    except SchemaError as error:
+        raise _located(error, schema, x) from error
+    clipped = schema.clipped_by_cast(x, samples.observed) if isinstance(schema, ImageSchema) else 0
+    return samples, clipped
+
+
+def _located(error: SchemaError, schema: Schema, x: Any) -> Exception:
+    values = np.asarray(x)
+    if values.dtype.kind != "f" or values.ndim < 2 or not (infinite := np.isinf(values)).any():
+        return error
+    place = np.argwhere(infinite)[0].tolist()
+    name = schema.names[place[1]] if isinstance(schema, TableSchema) else f"pixel {place[1:]}"
+    return Problem(
+        422,
+        "infinite",
+        f"row {place[0]} holds an infinite value",
+        hint="send a finite number, or NaN for a missing value",
+        field=name,
+        row=place[0],
+    )
+
+
+def _read_json(question: Question) -> Asked:
+    value = strict_json.parse(question.body, question.settings.max_json_depth)
+    name = "rows" if isinstance(question.schema, TableSchema) else "images"
+    if not isinstance(value, dict) or name not in value:
+        raise Problem(
+            422,
+            "bad_sample",
+            f"the JSON is not an object with the member {name!r}",
+            hint=EXAMPLES[name],
+            field=name,
+        )
+    options = question.options({key: part for key, part in value.items() if key != name})
+    sent = value[name]
+    if isinstance(sent, list):
+        question.check_size(len(sent))
+    if isinstance(question.schema, TableSchema):
+        samples, clipped = read_samples(question.schema, read_rows(sent, question.schema))
+        return Asked(samples, options, clipped, sent)
+    return Asked(_images(sent, question.schema, options, question.settings), options)
+
+
+EXAMPLES = {
+    "rows": 'send {"rows": [{"<column>": 1.5, ...}, ...]}; null is a missing value',
+    "images": 'send {"images": [{"image": "<PNG in base64>", "mask": "<PNG in base64, black = missing>"}]}',
+}
+
+
+def _images(sent: Any, schema: ImageSchema, options: Options, settings: Settings) -> Samples:
+    if not isinstance(sent, list):
+        raise Problem(422, "bad_sample", "images is not a list", hint=EXAMPLES["images"], field="images")
+    read = [_image(item, i, schema, options, settings) for i, item in enumerate(sent)]
+    values = np.array([values for values, _ in read]).reshape(-1, *schema.shape)
+    observed = np.array([observed for _, observed in read], np.bool_).reshape(-1, *schema.shape)
+    return schema.read(values.astype(schema.dtype), observed)
+
+
+def _image(
+    item: Any, row: int, schema: ImageSchema, options: Options, settings: Settings
+) -> tuple[Array, Mask]:
+    if not isinstance(item, dict) or "image" not in item or set(item) - {"image", "mask"}:
+        detail = f"image {row} is not an object with the members 'image' and, if wanted, 'mask'"
+        raise Problem(422, "bad_sample", detail, hint=EXAMPLES["images"], row=row)
+    values, observed = _picture(_decoded(item["image"], "image", row), schema, options, settings, row)
+    if item.get("mask") is not None:
+        observed = observed & _mask(_decoded(item["mask"], "mask", row), schema, row)
+    return values, observed
+
+
+def _decoded(text: Any, name: str, row: int) -> bytes:
+    try:
+        return base64.b64decode(text if isinstance(text, str) else None, validate=True)  # type: ignore[arg-type]
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Problem(
+            400,
+            "bad_base64",
+            f"{name} {row} is not base64",
+            hint="encode the file's bytes",
+            field=name,
+            row=row,
+        ) from error
+
+
+def _picture(
+    data: bytes, schema: ImageSchema, options: Options, settings: Settings, row: int | None = None
+) -> tuple[Array, Mask]:
+    reading = ReadOptions(alpha_is_mask=True, convert=options.convert)
+    try:
+        return read_image(io.BytesIO(data), schema, reading, max_pixels=settings.max_cells)
+    except BadImageError as error:
+        raise _bad_image(error, row) from error
+
+
+def _bad_image(error: BadImageError, row: int | None) -> Problem:
+    detail, _, hint = error.detail.partition("; ")
+    if error.reason == "image_bomb":
+        return Problem(413, "image_bomb", detail, hint="send a smaller picture", row=row)
+    status, code = (400, "bad_image") if error.reason in BROKEN else (422, error.reason)
+    hint = hint.replace("--convert", "convert=true") or "send a whole PNG or JPEG that fits GET /v1/model"
+    return Problem(status, code, detail, hint=hint, row=row)
+
+
+def _mask(data: bytes, schema: ImageSchema, row: int) -> Mask:
+    """Where a grey picture of the model's size is not black."""
+    grey = ImageSchema(1, schema.height, schema.width)
+    reading = ReadOptions(alpha_is_mask=True)
+    try:
+        values, _ = read_image(io.BytesIO(data), grey, reading)
+    except BadImageError as error:
+        problem = _bad_image(error, row)
+        problem.field = "mask"
+        raise problem from error
+    return np.asarray(values >= 128)
+
+
+def _read_npy(question: Question) -> Asked:
+    options = question.options()
+    x = read_npy(question.body)
+    question.check_size(len(x))
+    samples, clipped = read_samples(question.schema, x)
+    return Asked(samples, options, clipped)
+
+
+def read_npy(data: bytes) -> Array:
+    """The array of a .npy file; nothing is set aside that the file does not hold.
+
+    Raises
+    ------
+    Problem
+        400 for a damaged file, 422 for Python objects or a single number.
+    """
+    file = io.BytesIO(data)
+    try:
+        shape, by_column, dtype = read_header(file)
+    except Exception as error:  # the parser of a foreign header may raise anything
+        raise _bad_npy("the body is not a .npy file") from error
+    if dtype.hasobject or not shape:
+        detail = "the array holds Python objects" if dtype.hasobject else "the array is a single number"
+        raise Problem(422, "bad_sample", detail, hint="send numbers in rows")
+    size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+    if min(shape) < 0 or size != len(data) - file.tell() or not dtype.itemsize:
+        raise _bad_npy(f"the header speaks of {size} bytes, {len(data) - file.tell()} follow")
+    values = np.frombuffer(data, dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if by_column else "C")
+
+
+def _bad_npy(detail: str) -> Problem:
+    return Problem(400, "bad_npy", detail, hint="write the body with numpy.save, without pickled objects")
+
+
+def _read_picture(question: Question) -> Asked:
+    schema, options = question.schema, question.options()
+    if not isinstance(schema, ImageSchema):
+        raise Problem(
+            415,
+            "unsupported_media_type",
+            "the model reads rows of a table, not pictures",
+            hint=f"send {JSON}, {ARROW} or {NPY}",
+            field="content-type",
+        )
+    values, observed = _picture(question.body, schema, options, question.settings)
+    return Asked(schema.read(values[None], observed[None]), options)
+
+
+def _read_arrow(question: Question) -> Asked:
+    from serving.service.arrow_bodies import read_table
+
+    options = question.options()
+    x, observed, table = read_table(question.body, question.schema, question.check_size)
+    samples, clipped = read_samples(question.schema, x, observed)
+    return Asked(samples, options, clipped, table)
+
+
+READERS: dict[str, Callable[[Question], Asked]] = {
+    JSON: _read_json,
+    ARROW: _read_arrow,
+    NPY: _read_npy,
+    **dict.fromkeys(PICTURES, _read_picture),
+}

@@ -1,0 +1,107 @@
+"""JSON as the standard has it and no more: what Python's parser lets pass is refused here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from serving.service.problems import Problem
+
+# Half of a surrogate pair can only come from an escape: strict UTF-8 has none.
+ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+DIGITS = 308  # of the largest float64
+HINT = "send plain JSON in UTF-8; a missing value is null"
+
+
+def parse(body: bytes, max_depth: int = 8) -> Any:
+    """The value that a body holds.
+
+    Raises
+    ------
+    Problem
+        400 ``bad_json`` for bad syntax or UTF-8, NaN, Infinity, a number beyond float64, a lone
+        surrogate, a key that appears twice; 400 ``too_deep`` for deeper nesting.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+    except UnicodeDecodeError as error:
+        raise _bad(f"the body is not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise _deep(max_depth) from error
+    except json.JSONDecodeError as error:
+        raise _bad(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    _check_depth(value, max_depth)
+    if ESCAPED_SURROGATE.search(body):
+        _check_text(value)
+    return value
+
+
+def _bad(detail: str) -> Problem:
+    return Problem(400, "bad_json", detail, hint=HINT)
+
+
+def _deep(max_depth: int) -> Problem:
+    return Problem(
+        400, "too_deep", f"the JSON is nested deeper than {max_depth}", hint="send rows in one flat list"
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise _bad("an object has a key twice")
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise _bad(f"{name} is not a number in JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise _bad("a number is beyond the range of float64")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > DIGITS:
+        raise _bad(f"a whole number has {len(text)} digits")
+    return int(text)
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
+    """Level by level, so that the depth of the input is not the depth of a recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(max_depth):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise _deep(max_depth)
+
+
+def _check_text(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, str):
+            try:
+                item.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise _bad("a text holds half of a surrogate pair") from error
