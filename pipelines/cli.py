@@ -264,7 +264,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port of the service")] = None,
     ops_port: Annotated[int | None, typer.Option(help="own port for probes and metrics")] = None,
-    device: Device = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
     root: Root = Path("mlruns"),
 ) -> None:
     """Answer over HTTP: scores, explanations and imputations."""
@@ -272,17 +272,17 @@ def serve(
 
     from serving.service.settings import Settings, unknown_variables
 
-    settings = Settings.from_environment(os.environ, host=host, port=port, ops_port=ops_port)
+    given = {"host": host, "port": port, "ops_port": ops_port, "device": device}
+    settings = Settings.from_environment(os.environ, **given)
     for warning in unknown_variables(os.environ):
         plain(err, warning, style="yellow")
     try:
         from serving.service.server import serve as run_service
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"serve needs {error.name}; pip install 'vae-anomaly[serve]'") from error
-    from pipelines.models import open_model
+    from vae_anomaly.mlflow_access import default_tracking_uri
 
-    bundle = open_model(model, root, device)
-    run_service(bundle, settings, bundle.digest[:12])
+    run_service(model, settings, default_tracking_uri(root))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from starlette.requests import Request
@@ -10,8 +11,10 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.service.bodies import Bodies
+from serving.service.calls import Call
 from serving.service.engine import Models
 from serving.service.gate import Gate
+from serving.service.metrics import CONTENT_TYPE, Metrics
 from serving.service.plain import Plain
 from serving.service.settings import Settings
 
@@ -30,7 +33,7 @@ class App:
         await self.router(scope, receive, send)
 
 
-def make_app(models: Models, settings: Settings) -> ASGIApp:
+def make_app(models: Models, settings: Settings, metrics: Metrics) -> ASGIApp:
     """The service on its main port.
 
     Parameters
@@ -38,14 +41,24 @@ def make_app(models: Models, settings: Settings) -> ASGIApp:
     models : Models
         Holds the version that answers.
     settings : Settings
+    metrics : Metrics
     """
     bodies = Bodies(settings)
-    routes: list[BaseRoute] = [*Plain(models, bodies).routes(), *probes()]
-    return Gate(App(routes), settings, bodies, is_public=is_public)
+    routes: list[BaseRoute] = list(Plain(models, bodies, metrics).routes())
+    if settings.ops_port is None:
+        routes += ops_routes(metrics)
+    observe = partial(count, metrics)
+    return Gate(App(routes), settings, bodies, is_public=is_public, observe=observe)
 
 
-def probes() -> list[Route]:
-    """Whether the process lives, and whether it may be sent requests."""
+def make_ops_app(settings: Settings, metrics: Metrics) -> ASGIApp:
+    """Probes and metrics on a port of their own: without token, under any name."""
+    open_settings = settings.changed(token=None, token_next=None, host="localhost")
+    return Gate(App(list(ops_routes(metrics))), open_settings, Bodies(settings), checks_host=False)
+
+
+def ops_routes(metrics: Metrics) -> list[Route]:
+    """Whether the process lives, whether it may be sent requests, and what it has done."""
 
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "live"})
@@ -53,7 +66,15 @@ def probes() -> list[Route]:
     async def ready(request: Request) -> Response:
         return JSONResponse({"status": "ready"})
 
-    return [Route("/livez", live), Route("/readyz", ready)]
+    async def numbers(request: Request) -> Response:
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return [Route("/livez", live), Route("/readyz", ready), Route("/metrics", numbers)]
+
+
+def count(metrics: Metrics, call: Call) -> None:
+    """Tell the metrics of a finished call."""
+    metrics.answered(call.entry, call.status, call.rows, call.seconds)
 
 
 def is_public(path: str) -> bool:

@@ -33,6 +33,8 @@ class Call:
         On `time.monotonic`'s clock.
     route : str
         The path's pattern, never the path itself: labels and logs stay bounded.
+    entry : str
+        Which answer was asked for, "score" and the like; "other" for all else.
     held : int
         Bytes of the body counted against all bodies held at once.
     """
@@ -45,6 +47,7 @@ class Call:
     started: float
     deadline: float
     method: str = ""
+    entry: str = "other"
     route: str = "none"
     status: int = 0
     code: str = ""

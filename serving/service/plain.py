@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from serving.service import options, replies, samples
 from serving.service.bodies import Bodies, accepted, content_type
 from serving.service.calls import call_of
 from serving.service.engine import Engine, Models
+from serving.service.metrics import Metrics
 from serving.service.options import Options
 from serving.service.samples import ARROW, JSON, MEDIA, Asked, Question
 from vae_anomaly.answers import Feeds
@@ -32,10 +34,12 @@ class Plain:
     ----------
     models : Models
     bodies : Bodies
+    metrics : Metrics
     """
 
-    def __init__(self, models: Models, bodies: Bodies) -> None:
+    def __init__(self, models: Models, bodies: Bodies, metrics: Metrics) -> None:
         self.models, self.bodies, self.settings = models, bodies, bodies.settings
+        self.metrics = metrics
 
     def routes(self) -> list[Route]:
         """The paths."""
@@ -53,6 +57,7 @@ class Plain:
     async def answer(self, request: Request, entry: str) -> Response:
         """Read, run, reply."""
         call = call_of(request)
+        call.entry = entry
         media = content_type(request, MEDIA)
         wanted = accepted(request, (ARROW, JSON) if media == ARROW else (JSON, ARROW))
         query = options.from_query(request.scope["query_string"])
@@ -60,8 +65,11 @@ class Plain:
         with self.models.current() as engine:
             call.answered_by(engine)
             question = Question(entry, media, body, query, engine.schema, self.settings)
+            begun = time.monotonic()
             asked = await aside(len(body) > INLINE_BYTES, lambda: samples.read(question))
             call.rows = asked.rows
+            self.metrics.took(entry, "read", time.monotonic() - begun)
+            self.metrics.received(entry, asked.samples.observed)
             more = self._checked(entry, asked, engine)
             chosen = asked.options if entry == "impute" else Options()
             out = await engine.run(
@@ -73,8 +81,12 @@ class Plain:
                 seed=chosen.seed,
                 ids=chosen.ids,
             )
+            if entry == "score":
+                self.metrics.judged(engine.version, out, more["alpha"])
+            begun = time.monotonic()
             large = asked.samples.values.size > INLINE_CELLS
             content = await aside(large, lambda: _reply(entry, asked, out, engine, wanted, more))
+            self.metrics.took(entry, "write", time.monotonic() - begun)
         return Response(content, media_type=wanted)
 
     def _checked(self, entry: str, asked: Asked, engine: Engine) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from serving.service.app import make_app
-from serving.service.engine import Engine, Models
+from serving.service.engine import Models
+from serving.service.metrics import Metrics
+from serving.service.microbatch import Limits
 from serving.service.protocol import BoundedProtocol
+from serving.service.reload import Source
 from serving.service.settings import Settings
-from vae_anomaly.runtime import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +67,35 @@ def config(app: ASGIApp, settings: Settings, host: str, port: int) -> uvicorn.Co
     )
 
 
-def serve(bundle: Bundle, settings: Settings, version: str) -> None:
-    """Answer until the process is told to stop."""
-    name = settings.model_name or bundle.manifest.name
-    models = Models(Engine(bundle, name, version))
+def serve(source: str, settings: Settings, tracking_uri: str | None = None) -> None:
+    """Answer until the process is told to stop.
+
+    Parameters
+    ----------
+    source : str
+        A bundle folder, ``runs:/...`` or ``models:/...``.
+    settings : Settings
+    tracking_uri : str, optional
+    """
     log_as_json(settings.log_level)
-    app = make_app(models, settings)
-    log.info(
-        "serving %s, version %s, on %s",
-        name,
-        version,
-        bundle.provider,
-        extra={"facts": {"digest": bundle.digest}},
-    )
+    metrics = Metrics()
+    origin = origin_of(source, settings, metrics, tracking_uri)
+    engine = origin.open()
+    metrics.serving(engine.name, engine.version, engine.provider, engine.calibration)
+    facts = {"digest": engine.digest, "provider": engine.provider}
+    log.info("serving %s, version %s", engine.name, engine.version, extra={"facts": facts})
+    app = make_app(Models(engine), settings, metrics)
     uvicorn.Server(config(app, settings, settings.host, settings.port)).run()
+
+
+def origin_of(source: str, settings: Settings, metrics: Metrics, tracking_uri: str | None = None) -> Source:
+    """Where versions come from, as the settings say."""
+    return Source(
+        source,
+        tracking_uri=tracking_uri,
+        name=settings.model_name,
+        device=settings.device,
+        workers=settings.workers,
+        limits=Limits(settings.batch_rows, settings.batch_wait, settings.queue_rows, settings.queue_bytes),
+        metrics=metrics,
+    )

@@ -51,6 +51,15 @@ class Settings:
     request_deadline: float = setting(30.0, "seconds until a request is answered", 0.01)
     keep_alive: float = setting(30.0, "seconds that an idle connection stays open", 0.01)
 
+    device: str = setting("auto", "auto, cpu or cuda; cuda without CUDA is an error")
+    workers: int | None = setting(None, "batches run at once on the CPU; all processors by default", 1)
+    batch_rows: int = setting(256, "rows of the largest batch", 1)
+    batch_wait: float = setting(0.0, "seconds that a batch waits for company while it is not full", 0)
+    queue_rows: int = setting(20_000, "rows that may wait at one entry point", 1)
+    queue_bytes: int = setting(128 * 2**20, "bytes that may wait at one entry point", 1)
+    reload_every: float = setting(30.0, "seconds between looks whether the alias has moved; 0 never looks", 0)
+    drain_deadline: float = setting(25.0, "seconds that admitted requests have after SIGTERM", 0)
+
     log_level: str = setting("info", "least level that is logged: debug, info, warning or error")
 
     def __post_init__(self) -> None:
