@@ -14,6 +14,7 @@ from serving.service.bodies import Bodies
 from serving.service.calls import Call
 from serving.service.engine import Models
 from serving.service.gate import Gate
+from serving.service.inference import OpenInference
 from serving.service.metrics import CONTENT_TYPE, Metrics
 from serving.service.plain import Plain
 from serving.service.settings import Settings
@@ -45,6 +46,7 @@ def make_app(models: Models, settings: Settings, metrics: Metrics) -> ASGIApp:
     """
     bodies = Bodies(settings)
     routes: list[BaseRoute] = list(Plain(models, bodies, metrics).routes())
+    routes += OpenInference(models, bodies, metrics).routes()
     if settings.ops_port is None:
         routes += ops_routes(metrics)
     observe = partial(count, metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -70,25 +71,32 @@ def from_query(query: bytes) -> dict[str, Any]:
     return found
 
 
-def read_options(entry: str, query: Mapping[str, str], members: Mapping[str, Any]) -> Options:
+def read_options(
+    known: tuple[str, ...],
+    members: Mapping[str, Any],
+    where: str,
+    query: Mapping[str, str] = MappingProxyType({}),
+) -> Options:
     """Both sources as one, every value checked.
 
     Parameters
     ----------
-    entry : {"score", "explain", "impute"}
-    query : mapping of str to str
+    known : tuple of str
+        Options that apply.
     members : mapping
         Of the JSON body, without the rows.
+    where : str
+        What is asked, for messages.
+    query : mapping of str to str
 
     Raises
     ------
     Problem
         422 for an option that is unknown, given twice or of the wrong type.
     """
-    known = FOR_ENTRY[entry]
     for name in (*query, *members):
         if name not in known:
-            raise _unknown(name, known, f"/v1/{entry}")
+            raise _unknown(name, known, where)
     if both := set(query) & set(members):
         raise _bad(min(both), "is given in the query string and in the body", "give it once")
     found: dict[str, Any] = {}
@@ -136,11 +144,11 @@ def _bad(name: str, problem: str, hint: str) -> Problem:
     return Problem(422, "bad_option", f"option {name} {problem}", hint=hint, field=name)
 
 
-def _unknown(name: str, known: tuple[str, ...], path: str) -> Problem:
+def _unknown(name: str, known: tuple[str, ...], where: str) -> Problem:
     close = get_close_matches(name[:80], known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known) or 'none'}"
     shown = shortened(name, 40)
-    return Problem(422, "bad_option", f"{path} has no option {shown!r}", hint=hint, field=shown)
+    return Problem(422, "bad_option", f"{where} has no option {shown!r}", hint=hint, field=shown)
 
 
 def _number(name: str, text: str) -> float:

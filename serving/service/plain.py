@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.service import options, replies, samples
+from serving.service.aside import INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, accepted, content_type
 from serving.service.calls import call_of
 from serving.service.engine import Engine, Models
@@ -19,12 +19,6 @@ from serving.service.metrics import Metrics
 from serving.service.options import Options
 from serving.service.samples import ARROW, JSON, MEDIA, Asked, Question
 from vae_anomaly.answers import Feeds
-
-T = TypeVar("T")
-
-# Bytes or cells above which reading or writing leaves the event loop to others meanwhile.
-INLINE_BYTES = 32_768
-INLINE_CELLS = 4_096
 
 
 class Plain:
@@ -148,8 +142,3 @@ def _reply(entry: str, asked: Asked, out: Feeds, engine: Engine, wanted: str, mo
         return replies.to_json(engine, results, alpha=more["alpha"])
     made = replies.explained if entry == "explain" else replies.imputed
     return replies.to_json(engine, made(asked, out, engine))
-
-
-async def aside(large: bool, work: Callable[[], T]) -> T:
-    """Run work in a thread if it takes long, so that other requests are answered meanwhile."""
-    return await asyncio.to_thread(work) if large else work()

@@ -16,7 +16,7 @@ from serving.chunks import ReadOptions
 from serving.pictures import BadImageError, read_image
 from serving.service import strict_json
 from serving.service.json_rows import read_rows
-from serving.service.options import Options, read_options
+from serving.service.options import FOR_ENTRY, Options, read_options
 from serving.service.problems import Problem
 from serving.service.settings import Settings
 from vae_anomaly.exceptions import SchemaError
@@ -70,7 +70,8 @@ class Question:
 
     def options(self, members: dict[str, Any] | None = None) -> Options:
         """The options, from query string and body."""
-        return read_options(self.entry, self.query, members or {})
+        known = FOR_ENTRY[self.entry]
+        return read_options(known, {**(members or {})}, f"/v1/{self.entry}", self.query)
 
     def check_size(self, rows: int) -> None:
         """Refuse what is too much for one request.
@@ -80,10 +81,10 @@ class Question:
         Problem
             413.
         """
-        check_size(rows, self.schema.elements, self.settings)
+        check_size(rows, rows * self.schema.elements, self.settings)
 
 
-def check_size(rows: int, elements: int, settings: Settings) -> None:
+def check_size(rows: int, cells: int, settings: Settings) -> None:
     """Refuse too many rows or cells.
 
     Raises
@@ -94,7 +95,7 @@ def check_size(rows: int, elements: int, settings: Settings) -> None:
     hint = "send fewer rows at once, or use the batch job"
     if rows > settings.max_rows:
         raise Problem(413, "too_many_rows", f"{rows} rows; at most {settings.max_rows} at once", hint=hint)
-    if (cells := rows * elements) > settings.max_cells:
+    if cells > settings.max_cells:
         raise Problem(
             413, "too_many_cells", f"{cells} cells; at most {settings.max_cells} at once", hint=hint
         )

@@ -1,0 +1,248 @@
+"""The Open Inference Protocol, version 2: the same answers for clients of KServe and Triton."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from serving.service import options, samples, tensors
+from serving.service.aside import INLINE_BYTES, INLINE_CELLS, aside
+from serving.service.bodies import Bodies, content_type
+from serving.service.calls import call_of
+from serving.service.engine import Engine, Models
+from serving.service.metrics import Metrics
+from serving.service.options import Options
+from serving.service.problems import Problem
+from serving.service.samples import Asked
+from serving.service.tensors import Inference
+from vae_anomaly import __version__
+from vae_anomaly.answers import Feeds
+from vae_anomaly.schema import Array, Samples, TableSchema
+
+OCTETS = "application/octet-stream"
+HEADER_LENGTH = "inference-header-content-length"
+# Names of the models offered, by entry point.
+SUFFIXES = {"score": "", "explain": "-explain", "impute": "-impute", "encode": "-encode", "decode": "-decode"}
+FOR_ENTRY = {"score": ("alpha",), "impute": ("draws", "seed")}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a path names: one entry point of one version."""
+
+    engine: Engine
+    entry: str
+    name: str
+
+
+class OpenInference:
+    """Answers tensors.
+
+    Parameters
+    ----------
+    models : Models
+    bodies : Bodies
+    metrics : Metrics
+    """
+
+    def __init__(self, models: Models, bodies: Bodies, metrics: Metrics) -> None:
+        self.models, self.bodies, self.settings = models, bodies, bodies.settings
+        self.metrics = metrics
+
+    def routes(self) -> list[Route]:
+        """The paths."""
+        found = [
+            Route("/v2", self.server),
+            Route("/v2/health/live", self.alive),
+            Route("/v2/health/ready", self.alive),
+        ]
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            found += [
+                Route(path, self.metadata),
+                Route(f"{path}/ready", self.ready),
+                Route(f"{path}/infer", self.infer, methods=["POST"]),
+            ]
+        return found
+
+    async def server(self, request: Request) -> Response:
+        """What the server can do."""
+        return JSONResponse(
+            {"name": "vae-anomaly", "version": __version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def alive(self, request: Request) -> Response:
+        """The process lives and holds a model."""
+        return Response()
+
+    async def ready(self, request: Request) -> Response:
+        """The model of this name and version answers."""
+        with self._target(request):
+            return Response()
+
+    async def metadata(self, request: Request) -> Response:
+        """Inputs and outputs of a model."""
+        with self._target(request) as target:
+            engine = target.engine
+            inputs, outputs = signature(engine, target.entry)
+            return JSONResponse(
+                {
+                    "name": target.name,
+                    "versions": [engine.version],
+                    "platform": "onnxruntime_onnx",
+                    "inputs": inputs,
+                    "outputs": outputs,
+                }
+            )
+
+    async def infer(self, request: Request) -> Response:
+        """Read, run, reply."""
+        call = call_of(request)
+        if "content-type" in request.headers:  # tritonclient sends none
+            content_type(request, (samples.JSON, OCTETS))
+        body = await self.bodies.read(request)
+        with self._target(request) as target:
+            call.entry = target.entry
+            begun = time.monotonic()
+            large = len(body) > INLINE_BYTES
+            inference = await aside(large, lambda: self._read(body, request.headers.get(HEADER_LENGTH)))
+            chosen = options.read_options(FOR_ENTRY.get(target.entry, ()), inference.parameters, target.name)
+            rate = target.engine.bundle.rate(chosen.alpha) if target.entry == "score" else None
+            asked = read_inputs(target, inference, chosen)
+            call.rows = asked.rows
+            self.metrics.took(target.entry, "read", time.monotonic() - begun)
+            out = await self._run(target, asked, call.deadline)
+            begun = time.monotonic()
+            if rate is not None:
+                self.metrics.judged(target.engine.version, out, rate)
+                out = with_verdicts(out, asked, rate)
+            parameters = {"provider": target.engine.provider} | ({} if rate is None else {"alpha": rate})
+            large = asked.samples.values.size > INLINE_CELLS
+            content, head = await aside(
+                large,
+                lambda: tensors.write_inference(
+                    inference, out, target.name, target.engine.version, parameters
+                ),
+            )
+            self.metrics.took(target.entry, "write", time.monotonic() - begun)
+        headers = {} if head is None else {HEADER_LENGTH: str(head)}
+        return Response(content, headers=headers, media_type=samples.JSON if head is None else OCTETS)
+
+    def _read(self, body: bytes, header_length: str | None) -> Inference:
+        def check_size(rows: int, cells: int) -> None:
+            samples.check_size(rows, cells, self.settings)
+
+        return tensors.read_inference(body, header_length, check_size, self.settings.max_json_depth)
+
+    async def _run(self, target: Target, asked: Asked, deadline: float) -> Feeds:
+        observed = None if target.entry == "decode" else asked.samples.observed
+        if observed is not None:
+            self.metrics.received(target.entry, observed)
+        chosen = asked.options
+        out = await target.engine.run(
+            target.entry,
+            asked.samples.values,
+            observed,
+            deadline=deadline,
+            draws=chosen.draws,
+            seed=chosen.seed,
+        )
+        if "draws" in out:  # rows first, as every other tensor
+            out = {**out, "draws": np.moveaxis(out["draws"], 0, 1)}
+        return out
+
+    @contextmanager
+    def _target(self, request: Request) -> Iterator[Target]:
+        """Lease the model that the path names.
+
+        Raises
+        ------
+        Problem
+            404 if there is none.
+        """
+        name, version = request.path_params["model"], request.path_params.get("version")
+        with self.models.current() as engine:
+            call_of(request).answered_by(engine)
+            known = {f"{engine.name}{SUFFIXES[entry]}": entry for entry in engine.entries}
+            if name not in known:
+                hint = f"the models are {', '.join(known)}"
+                raise Problem(404, "unknown_model", "there is no model of this name", hint=hint)
+            if version not in (None, engine.version):
+                hint = f"version {engine.version} answers; leave the version out to follow it"
+                raise Problem(404, "unknown_version", "this version is not served", hint=hint)
+            yield Target(engine, known[name], name)
+
+
+def read_inputs(target: Target, inference: Inference, chosen: Options) -> Asked:
+    """Samples, or latents, of a request.
+
+    Raises
+    ------
+    Problem, SchemaError
+        If an input is missing, unknown or does not fit.
+    """
+    known = ("z",) if target.entry == "decode" else ("x", "observed")
+    for name in inference.inputs:
+        if name not in known:
+            raise _wrong_input("there is no input of this name", name, f"the inputs are {', '.join(known)}")
+    if known[0] not in inference.inputs:
+        raise _wrong_input("the input is missing", known[0], "GET the model's path for its inputs")
+    values = inference.inputs[known[0]]
+    if target.entry == "decode":
+        observed = np.ones(values.shape, np.bool_)
+        return Asked(Samples(values, observed), chosen)
+    mask = inference.inputs.get("observed")
+    if mask is not None and mask.dtype != np.bool_:
+        raise _wrong_input("its datatype is not BOOL", "observed", "send true where a value is present")
+    read, clipped = samples.read_samples(target.engine.schema, values, mask)
+    return Asked(read, chosen, clipped)
+
+
+def with_verdicts(out: Feeds, asked: Asked, rate: float) -> Feeds:
+    """The outputs of a score: what is NaN, where nothing is observed, is no outlier."""
+    verdict: Array = out["p_value"] <= rate
+    first = {"score": out["score"], "p_value": out["p_value"], "is_outlier": verdict}
+    clipped = np.asarray(out["clipped"] + asked.clipped_by_cast, np.int64)
+    return {
+        **first,
+        **{name: values for name, values in out.items() if name not in first},
+        "clipped": clipped,
+    }
+
+
+def signature(engine: Engine, entry: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs and outputs of an entry point, as the protocol describes tensors."""
+    schema, latent = engine.schema, engine.bundle.latent_size
+    sample = list(schema.shape)
+    raw = "FP64" if isinstance(schema, TableSchema) else tensors.datatype(np.dtype(schema.dtype))
+    model = "FP64" if isinstance(schema, TableSchema) else "FP32"
+    inputs = [_tensor("x", raw, sample), _tensor("observed", "BOOL", sample)]
+    if entry == "decode":
+        return [_tensor("z", "FP32", [latent])], [_tensor("reconstruction", model, sample)]
+    if entry == "encode":
+        names = ("mean", "log_variance") if engine.bundle.kind == "vae" else ("mean",)
+        return inputs, [_tensor(name, "FP32", [latent]) for name in names]
+    if entry == "explain":
+        named = {"contributions": "FP32", "reconstruction": model}
+        return inputs, [*(_tensor(n, k, sample) for n, k in named.items()), _tensor("recon", "FP64", [])]
+    if entry == "impute":
+        cells = [_tensor("mean", raw, sample), _tensor("std", model, sample)]
+        return inputs, [*cells, _tensor("ess", "FP64", []), _tensor("flags", "BYTES", [])]
+    scores = {f"score_{name}": "FP64" for name in engine.bundle.score_names}
+    found = {"score": "FP64", "p_value": "FP64", "is_outlier": "BOOL", **scores, "clipped": "INT64"}
+    return inputs, [_tensor(name, kind, []) for name, kind in found.items()]
+
+
+def _tensor(name: str, kind: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": kind, "shape": [-1, *shape]}
+
+
+def _wrong_input(detail: str, name: str, hint: str) -> Problem:
+    return Problem(422, "bad_tensor", f"{name[:40]}: {detail}", hint=hint, field=name)
