@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,10 +16,30 @@ from serving.service.engine import Models
 from serving.service.gate import Gate
 from serving.service.inference import OpenInference
 from serving.service.metrics import CONTENT_TYPE, Metrics
+from serving.service.page import is_page, page_routes
 from serving.service.plain import Plain
+from serving.service.problems import Problem
 from serving.service.settings import Settings
 
-STATIC = Path(__file__).parent / "static"
+PROBES = ("/livez", "/readyz")
+
+
+@dataclass
+class Readiness:
+    """Whether requests are welcome; turned off when the process is told to stop."""
+
+    ready: bool = True
+
+    def check(self) -> None:
+        """Refuse to be called ready while stopping.
+
+        Raises
+        ------
+        Problem
+            503.
+        """
+        if not self.ready:
+            raise Problem(503, "draining", "the server is stopping", hint="ask another one")
 
 
 class App:
@@ -34,7 +54,7 @@ class App:
         await self.router(scope, receive, send)
 
 
-def make_app(models: Models, settings: Settings, metrics: Metrics) -> ASGIApp:
+def make_app(models: Models, settings: Settings, metrics: Metrics, readiness: Readiness) -> ASGIApp:
     """The service on its main port.
 
     Parameters
@@ -43,29 +63,34 @@ def make_app(models: Models, settings: Settings, metrics: Metrics) -> ASGIApp:
         Holds the version that answers.
     settings : Settings
     metrics : Metrics
+    readiness : Readiness
     """
     bodies = Bodies(settings)
-    routes: list[BaseRoute] = list(Plain(models, bodies, metrics).routes())
-    routes += OpenInference(models, bodies, metrics).routes()
+    routes: list[BaseRoute] = [
+        *Plain(models, bodies, metrics).routes(),
+        *OpenInference(models, bodies, metrics, readiness.check).routes(),
+        *page_routes(),
+    ]
     if settings.ops_port is None:
-        routes += ops_routes(metrics)
+        routes += ops_routes(metrics, readiness)
     observe = partial(count, metrics)
     return Gate(App(routes), settings, bodies, is_public=is_public, observe=observe)
 
 
-def make_ops_app(settings: Settings, metrics: Metrics) -> ASGIApp:
+def make_ops_app(settings: Settings, metrics: Metrics, readiness: Readiness) -> ASGIApp:
     """Probes and metrics on a port of their own: without token, under any name."""
-    open_settings = settings.changed(token=None, token_next=None, host="localhost")
-    return Gate(App(list(ops_routes(metrics))), open_settings, Bodies(settings), checks_host=False)
+    without = settings.changed(token=None, token_next=None, host="localhost")
+    return Gate(App(list(ops_routes(metrics, readiness))), without, Bodies(settings), checks_host=False)
 
 
-def ops_routes(metrics: Metrics) -> list[Route]:
+def ops_routes(metrics: Metrics, readiness: Readiness) -> list[Route]:
     """Whether the process lives, whether it may be sent requests, and what it has done."""
 
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "live"})
 
     async def ready(request: Request) -> Response:
+        readiness.check()
         return JSONResponse({"status": "ready"})
 
     async def numbers(request: Request) -> Response:
@@ -81,4 +106,4 @@ def count(metrics: Metrics, call: Call) -> None:
 
 def is_public(path: str) -> bool:
     """Paths that need no token: probes, and the page that asks for it."""
-    return path in ("/livez", "/readyz", "/")
+    return path in PROBES or is_page(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,18 +51,22 @@ class OpenInference:
     models : Models
     bodies : Bodies
     metrics : Metrics
+    check_ready : callable
+        Raises while the server stops.
     """
 
-    def __init__(self, models: Models, bodies: Bodies, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Models, bodies: Bodies, metrics: Metrics, check_ready: Callable[[], None]
+    ) -> None:
         self.models, self.bodies, self.settings = models, bodies, bodies.settings
-        self.metrics = metrics
+        self.metrics, self.check_ready = metrics, check_ready
 
     def routes(self) -> list[Route]:
         """The paths."""
         found = [
             Route("/v2", self.server),
             Route("/v2/health/live", self.alive),
-            Route("/v2/health/ready", self.alive),
+            Route("/v2/health/ready", self.welcome),
         ]
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             found += [
@@ -82,8 +86,14 @@ class OpenInference:
         """The process lives and holds a model."""
         return Response()
 
+    async def welcome(self, request: Request) -> Response:
+        """Requests may come."""
+        self.check_ready()
+        return Response()
+
     async def ready(self, request: Request) -> Response:
         """The model of this name and version answers."""
+        self.check_ready()
         with self._target(request):
             return Response()
 
