@@ -1,4 +1,4 @@
-"""The files of docs/deploy.md, held against the service; the Dockerfile's steps, run where there is no torch."""
+"""The files of docs/deploy.md against the service, and the Dockerfile's steps, run without torch."""
 
 import json
 import os
