@@ -23,8 +23,9 @@ import torch
 from benchmarks import mnist
 from benchmarks.harness import comparison, interleave, parser, show, write
 from benchmarks.parity import parity
-from vae_anomaly.answers import Answers, Feeds
+from vae_anomaly.answers import Answers
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts, TorchBackend
+from vae_anomaly.batches import Feeds
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Settings, fit_model, recommended_model
 from vae_anomaly.networks import ModelConfig

@@ -7,48 +7,33 @@ the code here is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from vae_anomaly import calibration
+from vae_anomaly.batches import (
+    Backend,
+    Feeds,
+    Float,
+    all_observed,
+    collect,
+    nothing_observed,
+    pad,
+    sample_feeds,
+)
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
 from vae_anomaly.filling import fill
-from vae_anomaly.noise import Draws, bank_chunks, row_ids
+from vae_anomaly.imputing import Imputation, MaskedDecode
+from vae_anomaly.noise import row_ids
 from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema
 
-Float = npt.NDArray[np.float64]
-Feeds = dict[str, Array]
-
-# onnxruntime's kernels treat the last few rows of a batch apart; whole multiples keep a row's bits
-# the same wherever it stands.
-PAD_TO = 16
-# Cells of decoder output held at once while imputing.
-CELLS_AT_ONCE = 4_000_000
 LOW_ESS = 2.0
-LOG_ZERO = -1e30
-STATE = ("log_total", "log_squares", "mean", "variance", "best", "drawn")
-
-
-class Backend(Protocol):
-    """What runs the graphs."""
-
-    @property
-    def provider(self) -> str:
-        """Where they run, such as ``CPUExecutionProvider``."""
-
-    @property
-    def threads(self) -> int:
-        """How many batches may run at once."""
-
-    def run(self, graph: str, feeds: Feeds) -> Feeds:
-        """Run one graph on one padded batch: names to arrays, in and out."""
 
 
 class Explanation(NamedTuple):
@@ -66,32 +51,6 @@ class Explanation(NamedTuple):
     contributions: Array
     reconstruction: Array
     recon: Float
-
-
-class Imputation(NamedTuple):
-    """Filled samples and how far to trust them.
-
-    All but ``mean`` have the columns of a table in the model's order, `schema.names`.
-
-    Attributes
-    ----------
-    mean : like the input
-        Observed cells are the caller's own, missing ones the weighted mean.
-    std : ndarray, shape (n, *sample shape)
-        Standard deviation in raw units, 0 where observed.
-    draws : ndarray, shape (M, n, *sample shape), or None
-        Multiple imputations.
-    ess : float64 ndarray, shape (n,)
-        Effective sample size of the weights, between 1 and K.
-    flags : str ndarray, shape (n,)
-        "" where all is well, "low_ess" below 2, "nothing_observed" where the prior answered.
-    """
-
-    mean: Any
-    std: Array
-    draws: Array | None
-    ess: Float
-    flags: npt.NDArray[np.str_]
 
 
 class Latent(NamedTuple):
@@ -220,7 +179,7 @@ class Answers:
             ``clipped``, as counted by the graph.
         """
         out = self.run("score", samples)
-        empty = _nothing_observed(samples)
+        empty = nothing_observed(samples)
         columns = {"score": _null(out["score"], empty), "p_value": np.where(empty, np.nan, out["p_value"])}
         columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
         return {**columns, "clipped": out["clipped"]}
@@ -272,9 +231,7 @@ class Answers:
 
     def decoded(self, latents: Array) -> Array:
         """Samples of latents that `read_latents` has read."""
-        return self._batches("decode", len(latents), lambda rows: {"z": _pad(latents[rows])})[
-            "reconstruction"
-        ]
+        return self._batches("decode", len(latents), lambda rows: {"z": pad(latents[rows])})["reconstruction"]
 
     def sample(self, n: int, seed: int = 0) -> Array:
         """Samples from the prior: the decoder's mean at z ~ N(0, I), shape (n, *sample shape)."""
@@ -357,108 +314,34 @@ class Answers:
         Returns
         -------
         dict of ndarray
-            ``mean_raw`` (n, *sample shape), the model's word on every cell; ``std``, ``ess``, ``flags`` as
+            ``mean_raw`` (n, *sample shape), what belongs in the gaps; ``std``, ``ess``, ``flags`` as
             in `Imputation`; ``draws`` (n, M, *sample shape), if asked for, observed cells as given.
         """
-        out = self._impute_mean(samples, k)
-        ess = out["ess"].astype(np.float64)
+        decode = MaskedDecode(self.manifest, self.calibration["noise"], self.backend, self.batch_size)
+        out = decode.answer(samples, keys, draws, seed, k)
         flags = np.where(
-            _nothing_observed(samples), "nothing_observed", np.where(ess < LOW_ESS, "low_ess", "")
+            nothing_observed(samples),
+            "nothing_observed",
+            np.where(out["ess"] < LOW_ESS, "low_ess", np.where(out["stepped"], "metropolis", "")),
         )
-        complete = samples.observed.all(axis=tuple(range(1, samples.observed.ndim)))
         found = {
             "mean_raw": out["mean_raw"],
             "std": np.where(samples.observed, 0, out["std_raw"]),
-            "ess": ess,
-            "flags": np.where(complete, "", flags),
+            "ess": out["ess"],
+            "flags": np.where(all_observed(samples), "", flags),
         }
         if draws:
-            drawn = self._impute_draws(samples, keys, draws, seed, k)
-            found["draws"] = np.where(samples.observed[:, None], samples.values[:, None], drawn)
+            found["draws"] = np.where(samples.observed[:, None], samples.values[:, None], out["draws"])
         return found
-
-    def _impute_mean(self, samples: Samples, k: int) -> Feeds:
-        chunk = int(self.manifest.imputation["chunk"])
-
-        def run(rows: slice) -> Feeds:
-            feeds = self._sample_feeds(samples, rows)
-            noise = bank_chunks(self.calibration["noise"], k, chunk)
-            return self._fold(feeds, ((part, None, None) for part in noise), 1)
-
-        return self._collect(
-            len(samples.values), run, self._impute_rows(chunk), keep=("mean_raw", "std_raw", "ess")
-        )
-
-    def _impute_draws(self, samples: Samples, keys: list[int], draws: int, seed: int, k: int) -> Array:
-        chunk = int(self.manifest.imputation["chunk"])
-        elements = self.schema.elements
-
-        def run(rows: slice) -> Feeds:
-            feeds = self._sample_feeds(samples, rows)
-            noise = Draws(seed, keys[rows], len(feeds["x"]), draws, self.latent_size, elements)
-            out = self._fold(feeds, noise.chunks(k, chunk), draws)
-            return {"draws_raw": np.moveaxis(out["draws_raw"], 0, 1)}
-
-        out = self._collect(len(samples.values), run, self._impute_rows(chunk + draws), keep=("draws_raw",))
-        if not len(samples.values):
-            return np.empty((0, draws, *samples.values.shape[1:]), samples.values.dtype)
-        return out["draws_raw"]
-
-    def _fold(
-        self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int
-    ) -> Feeds:
-        """Run the impute graph over chunks of noise, carrying its state."""
-        rows, elements = len(feeds["x"]), self.schema.elements
-        state = fresh_state(rows, elements, draws)
-        out: Feeds = {}
-        for latent, gumbel, element in chunks:
-            noise = {
-                "latent": np.ascontiguousarray(
-                    np.broadcast_to(latent, (len(latent), rows, self.latent_size))
-                ),
-                "gumbel": np.zeros((draws, len(latent), rows), np.float32) if gumbel is None else gumbel,
-                "element": np.zeros((draws, rows, elements), np.float32) if element is None else element,
-            }
-            out = self.backend.run("impute", {**feeds, **noise, **state})
-            state = {name: out[f"next_{name}"] for name in STATE}
-        return out
-
-    def _impute_rows(self, draws_at_once: int) -> int:
-        rows = CELLS_AT_ONCE // (draws_at_once * self.schema.elements)
-        return min(max(PAD_TO, rows - rows % PAD_TO), self.batch_size)
 
     def run(self, graph: str, samples: Samples) -> Feeds:
         """Every output of one graph for samples already read by the schema."""
-        return self._batches(graph, len(samples.values), lambda rows: self._sample_feeds(samples, rows))
+        return self._batches(graph, len(samples.values), lambda rows: sample_feeds(samples, rows))
 
     def _batches(self, graph: str, count: int, feeds: Callable[[slice], Feeds]) -> Feeds:
-        return self._collect(count, lambda rows: self.backend.run(graph, feeds(rows)), self.batch_size)
-
-    def _sample_feeds(self, samples: Samples, rows: slice) -> Feeds:
-        return {"x": _pad(samples.values[rows]), "observed": _pad(samples.observed[rows])}
-
-    def _collect(
-        self, count: int, run: Callable[[slice], Feeds], size: int, keep: tuple[str, ...] | None = None
-    ) -> Feeds:
-        """Run batches, several at once, and put their rows together in order."""
-        size += -size % PAD_TO
-        # onnxruntime answers an empty batch with wrong shapes: run one row and keep none of it.
-        parts = [slice(i, min(i + size, count)) for i in range(0, count, size)] or [slice(0, 0)]
-
-        def trimmed(rows: slice) -> Feeds:
-            out = run(rows)
-            return {
-                name: values[: rows.stop - rows.start]
-                for name, values in out.items()
-                if not keep or name in keep
-            }
-
-        if len(parts) == 1 or self.backend.threads == 1:
-            results = [trimmed(part) for part in parts]
-        else:
-            with ThreadPoolExecutor(self.backend.threads) as pool:
-                results = list(pool.map(trimmed, parts))
-        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+        return collect(
+            self.backend, count, lambda rows: self.backend.run(graph, feeds(rows)), self.batch_size
+        )
 
     def _clipped_by_cast(self, x: Any, samples: Samples) -> npt.NDArray[np.int64] | int:
         """Pixels that left no trace for the graph to count: their cast to uint8 clipped them."""
@@ -473,14 +356,6 @@ class Answers:
             )
 
 
-def _pad(values: Array) -> Array:
-    """Rows of zeros up to a multiple of 16; one block of them for an empty batch."""
-    extra = -len(values) % PAD_TO if len(values) else PAD_TO
-    if not extra:
-        return np.ascontiguousarray(values)
-    return np.concatenate([values, np.zeros((extra, *values.shape[1:]), values.dtype)])
-
-
 def read_latents(z: Any, latent_size: int) -> Array:
     """Latents (n, L) as float32; refused where they are not finite numbers of that shape."""
     try:
@@ -492,24 +367,6 @@ def read_latents(z: Any, latent_size: int) -> Array:
     if not np.isfinite(latents).all():
         raise SchemaError("latents hold NaN or infinite values; every latent must be a finite number")
     return latents
-
-
-def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
-    """The imputation's state before the first chunk, as `imputation.State` names it."""
-    nothing = np.full(rows, LOG_ZERO)
-    zeros = np.zeros((rows, elements), np.float32)
-    return {
-        "log_total": nothing,
-        "log_squares": nothing,
-        "mean": zeros,
-        "variance": zeros,
-        "best": np.full((draws, rows), LOG_ZERO),
-        "drawn": np.zeros((draws, rows, elements), np.float32),
-    }
-
-
-def _nothing_observed(samples: Samples) -> Mask:
-    return np.logical_not(samples.observed.any(axis=tuple(range(1, samples.observed.ndim))))
 
 
 def _null(values: Array, empty: Mask) -> Float:

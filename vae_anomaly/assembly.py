@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import PAD_TO, Answers, Feeds
+from vae_anomaly.answers import Answers
+from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
@@ -25,6 +26,7 @@ from vae_anomaly.graphs import (
     ImputeGraph,
     PValue,
     ScoreGraph,
+    StepGraph,
 )
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.schema import Array, Samples, Schema
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 FIT_ROWS = 20_000
 FIT_NUMBERS = 20_000_000
 CHUNK = 50
+# Metropolis: chains per row, steps that accept everything, steps that do not.
+STEPS = {"chains": 16, "warm_up": 20, "steps": 200}
 TOLERANCES = {"scores": 1e-5, "columns": 1e-5, "ess": 1e-4, "cuda": 1e-3}
 
 
@@ -116,7 +120,7 @@ class Fitted:
     Attributes
     ----------
     graphs : dict of EntryPoint
-        By name: score, explain, encode, decode and, for a VAE, impute.
+        By name: score, explain, encode, decode; for a VAE impute, and step if it never saw masks.
     manifest : Manifest
     calibration : dict of ndarray
     calibration_samples : Samples
@@ -162,8 +166,11 @@ def assemble(
     name: str = "model",
     provenance: dict[str, Any] | None = None,
     seed: int = 0,
+    saw_masks: bool = True,
 ) -> Fitted:
     """Fit the scores on training and validation rows, and calibrate them on rows held out from everything.
+
+    A model that never saw random masks (``saw_masks``) also gets the graph of Metropolis steps.
 
     Raises
     ------
@@ -205,6 +212,8 @@ def assemble(
     }
     if isinstance(model, VAE):
         graphs["impute"] = ImputeGraph(model, encoding)
+        if not saw_masks:
+            graphs["step"] = StepGraph(model, encoding)
     for graph in graphs.values():
         graph.eval()
     rate, warnings = _attainable(config.false_alarm_rate, len(held_out.values))
@@ -221,7 +230,7 @@ def assemble(
         scores=tuple(names),
         default_score=default,
         draws=config.draws,
-        imputation={"draws": config.imputation_draws, "chunk": CHUNK} if model.variational else {},
+        imputation=_imputation(config, graphs),
         latent_size=latent,
         false_alarm_rate=rate,
         tolerances=TOLERANCES,
@@ -242,6 +251,12 @@ def assemble(
         fitted.calibration["noise"] = noise_bank(rows, latent, seed + 1).numpy()
     calibrate(fitted, fitted.answers())
     return fitted
+
+
+def _imputation(config: ExportConfig, graphs: dict[str, EntryPoint]) -> dict[str, Any]:
+    if "impute" not in graphs:
+        return {}
+    return {"draws": config.imputation_draws, "chunk": CHUNK, **(STEPS if "step" in graphs else {})}
 
 
 def calibrate(fitted: Fitted, answers: Answers) -> dict[str, Array]:

@@ -28,7 +28,7 @@ from vae_anomaly.onnx_safety import check_graph
 
 __all__ = ["FORMAT_VERSION", "GRAPHS", "MANIFEST", "Manifest", "SealedBundle", "open_bundle", "seal"]
 
-GRAPHS = ("score", "explain", "impute", "encode", "decode")
+GRAPHS = ("score", "explain", "impute", "step", "encode", "decode")
 
 # Room for a table of some 50,000 columns; a manifest is read before any hash vouches for it.
 MAX_MANIFEST_BYTES = 8 * 2**20

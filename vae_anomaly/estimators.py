@@ -16,7 +16,8 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._set_output import _get_output_config
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import Answers, Explanation, Float
+from vae_anomaly.answers import Answers, Explanation
+from vae_anomaly.batches import Float
 from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Settings, fit_model, split_parts

@@ -21,15 +21,18 @@ import torch
 from onnx import numpy_helper
 from onnxscript import opset20 as op
 
-from vae_anomaly.answers import PAD_TO, Answers, Feeds, fresh_state
+from vae_anomaly.answers import Answers
 from vae_anomaly.assembly import Fitted, TorchBackend, calibrate
+from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.bundle import seal
 from vae_anomaly.card import model_card
 from vae_anomaly.exceptions import BundleError, ParityError
 from vae_anomaly.graphs import EntryPoint
+from vae_anomaly.imputing import fresh_state
 from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import ImageSchema, Samples, Schema
-from vae_anomaly.selftest import disagreements, p_values_agree
+from vae_anomaly.selftest import TESTED, disagreements, p_values_agree
+from vae_anomaly.stepping import ALWAYS, fresh_chains
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,12 @@ OPSET = 20
 PARITY_ROWS = 64
 PARITY_DRAWS = 3
 TABLE = "p_value.table"
+# As large as the samples times the chains, and told by what is kept.
+UNKEPT = ("next_", "draws_raw")
 PACKAGES = ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "torch")
-# Axes that vary: B rows, M draws. Every other size is fixed.
+# Inputs of the step graph with an axis of chains.
+CHAINED = ("proposal", "element", "log_uniform", "completed", "z", "chain_mean")
+# Axes that vary: B rows, M draws or C chains. Every other size is fixed.
 ROWS, DRAWS = torch.export.Dim("rows", min=2, max=1 << 20), torch.export.Dim("draws", min=1, max=1 << 12)
 
 
@@ -113,8 +120,8 @@ def _save(path: Path, arrays: Feeds) -> None:
 def to_onnx(entry: EntryPoint, name: str, feeds: Feeds) -> onnx.ModelProto:
     """One entry point as an ONNX model, its notes and source paths stripped."""
     arguments = tuple(torch.from_numpy(feeds[key]) for key in entry.inputs)
-    shapes = tuple(_dynamic(key, argument) for key, argument in zip(entry.inputs, arguments, strict=True))
-    positional = shapes if name != "impute" else (*shapes[:2], shapes[2:])
+    shapes = tuple(_dynamic(name, key) for key in entry.inputs)
+    positional = (*shapes[:2], shapes[2:]) if name in ("impute", "step") else shapes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -144,9 +151,9 @@ def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return op.Add(op.Relu(x), op.Log(op.Add(one, op.Exp(op.Mul(op.Abs(x), minus)))))
 
 
-def _dynamic(name: str, value: torch.Tensor) -> dict[int, object]:
+def _dynamic(graph: str, name: str) -> dict[int, object]:
     """Which axes of an input vary."""
-    if name in ("best", "element", "drawn"):
+    if name in ("best", "element", "drawn") or (graph == "step" and name in CHAINED):
         return {0: DRAWS, 1: ROWS}
     if name == "gumbel":
         return {0: DRAWS, 2: ROWS}
@@ -200,6 +207,8 @@ def _feeds(fitted: Fitted, graph: str, both: Feeds) -> Feeds:
     rows, latent, elements = len(both["x"]), fitted.manifest.latent_size, fitted.manifest.schema.elements
     if graph == "decode":
         return {"z": rng.standard_normal((rows, latent)).astype(np.float32) * 2}
+    if graph == "step":
+        return _step_feeds(fitted, both, rng)
     if graph != "impute":
         return both
     chunk = int(fitted.manifest.imputation["chunk"])
@@ -211,6 +220,24 @@ def _feeds(fitted: Fitted, graph: str, both: Feeds) -> Feeds:
         "element": rng.standard_normal((PARITY_DRAWS, rows, elements)).astype(np.float32),
         **fresh_state(rows, elements, PARITY_DRAWS),
     }
+
+
+def _step_feeds(fitted: Fitted, both: Feeds, rng: np.random.Generator) -> Feeds:
+    """Chains under way; every second row accepts its proposal and every other refuses it.
+
+    Near the edge float32 would decide: torch and onnxruntime may differ there.
+    """
+    rows, latent = len(both["x"]), fitted.manifest.latent_size
+    filling = np.zeros((rows, fitted.manifest.schema.elements), np.float32)
+    feeds = {**both, **fresh_chains(filling, PARITY_DRAWS, latent)}
+    for edge in (np.full(rows, ALWAYS), np.where(np.arange(rows) % 2, ALWAYS, -ALWAYS)):
+        feeds["proposal"] = rng.standard_normal((PARITY_DRAWS, rows, latent)).astype(np.float32)
+        feeds["element"] = np.zeros_like(feeds["completed"])
+        feeds["log_uniform"] = np.ascontiguousarray(np.broadcast_to(edge, (PARITY_DRAWS, rows)))
+        before = feeds
+        after = TorchBackend(fitted.graphs).run("step", feeds)
+        feeds = {**feeds, **{name: after[f"next_{name}"] for name in ("completed", "z")}}
+    return before
 
 
 def _ordinary(samples: Samples, rows: int) -> Samples:
@@ -281,10 +308,10 @@ def golden(fitted: Fitted, backend: OnnxBackend) -> Feeds:
     samples = synthetic(fitted.manifest.schema, PAD_TO, seed=3)
     both = {"x": samples.values, "observed": samples.observed}
     kept: Feeds = {}
-    for graph in ("score", "decode"):
-        feeds = _feeds(fitted, graph, both)
+    for graph in (name for name in TESTED if name in fitted.graphs):
+        feeds, out = _feeds(fitted, graph, both), backend.run(graph, _feeds(fitted, graph, both))
         kept |= {f"{graph}/in/{name}": value for name, value in feeds.items()}
-        kept |= {f"{graph}/out/{name}": value for name, value in backend.run(graph, feeds).items()}
+        kept |= {f"{graph}/out/{name}": out[name] for name in out if not name.startswith(UNKEPT)}
     return kept
 
 

@@ -147,6 +147,7 @@ def fit_model(
         name=name,
         provenance=provenance,
         seed=seed,
+        saw_masks=complete.training.random_mask > 0,
     )
     return Fit(fitted, complete, history)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vae_anomaly import metropolis
 from vae_anomaly.encoding import Encoded, Encoding
 from vae_anomaly.imputation import Noise, State, effective_sample_size, update
+from vae_anomaly.metropolis import Chains, Ratio, StepNoise
 from vae_anomaly.scores import Evidence, Score
 from vae_anomaly.scores.quantiles import count_below
 from vae_anomaly.vae import VAE, Autoencoder
@@ -157,3 +159,27 @@ class ImputeGraph(EntryPoint):
         mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.drawn)
         std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt())
         return (*after, mean, std, drawn, effective_sample_size(after))
+
+
+class StepGraph(EntryPoint):
+    """x, observed, noise, chains -> the chains one step later, their averages in raw units."""
+
+    inputs = ("x", "observed", *StepNoise._fields, *Chains._fields)
+    outputs = (
+        *(f"next_{name}" for name in Chains._fields),
+        "mean_raw",
+        "std_raw",
+        "draws_raw",
+        "ess",
+        *Ratio._fields,
+    )
+    model: VAE
+
+    def forward(self, x: Tensor, observed: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """See `metropolis.step`; ``rest`` is the fields of `StepNoise`, then those of `Chains`."""
+        encoded = self.encoded(x, observed)
+        after, ratio = metropolis.step(self.model, encoded, StepNoise(*rest[:3]), Chains(*rest[3:]))
+        mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.completed)
+        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt())
+        size = metropolis.effective_sample_size(after, encoded.observed)
+        return (*after, mean, std, drawn, size, *ratio)

@@ -14,7 +14,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from vae_anomaly.answers import Answers, Feeds
+from vae_anomaly.answers import Answers
+from vae_anomaly.batches import Feeds
 from vae_anomaly.bundle import SealedBundle, open_bundle
 from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError
 from vae_anomaly.locate import locate

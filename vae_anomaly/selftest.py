@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import Backend, Feeds
+from vae_anomaly.batches import Backend, Feeds
 from vae_anomaly.bundle import GRAPHS, Manifest, SealedBundle
 from vae_anomaly.exceptions import BundleError, CalibrationError
 from vae_anomaly.schema import Array, ImageSchema
@@ -20,7 +20,8 @@ from vae_anomaly.schema import Array, ImageSchema
 SELF_TEST = "golden"
 TOLERANCES = ("scores", "columns", "ess", "cuda")
 AGAIN = "fetch the bundle again or export it anew"
-TESTED = ("score", "decode")
+TESTED = ("score", "decode", "step")
+STEPS = ("chains", "warm_up", "steps")
 # Scores that sum over elements.
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
 # Scores that enlarge small differences: of large activations; of components, by the spread of
@@ -32,7 +33,10 @@ VARIANCE_ROUNDING = 2.0**-22
 
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:
     """The graphs that a bundle of this kind must hold."""
-    return tuple(name for name in GRAPHS if manifest.kind == "vae" or name != "impute")
+    absent = set() if manifest.kind == "vae" else {"impute", "step"}
+    if "steps" not in manifest.imputation:
+        absent.add("step")
+    return tuple(name for name in GRAPHS if name not in absent)
 
 
 def check_complete(sealed: SealedBundle) -> None:
@@ -60,7 +64,8 @@ def _figures_problem(manifest: Manifest) -> str | None:
     figures = [(name, manifest.tolerances.get(name)) for name in TOLERANCES]
     figures.append(("rows_calibration", manifest.provenance.get("rows_calibration")))
     if manifest.kind == "vae":
-        figures += [(name, manifest.imputation.get(name)) for name in ("draws", "chunk")]
+        steps = STEPS if "steps" in manifest.imputation else ()
+        figures += [(name, manifest.imputation.get(name)) for name in ("draws", "chunk", *steps)]
     for name, value in figures:
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             return f"{name} is {value!r}, expected a number above 0"
@@ -92,7 +97,7 @@ def check_golden(sealed: SealedBundle, backend: Backend, *, loose: bool = False)
         If a graph gives other values than it did at export.
     """
     golden, limit = sealed.arrays(SELF_TEST), _limit(sealed.manifest, loose)
-    for graph in TESTED:
+    for graph in (name for name in TESTED if name in graphs_of(sealed.manifest)):
         given, expected = _part(golden, f"{graph}/in/"), _part(golden, f"{graph}/out/")
         try:
             out = backend.run(graph, given)
@@ -125,7 +130,7 @@ def _part(arrays: Feeds, prefix: str) -> Feeds:
 def _promised(graph: str, manifest: Manifest) -> set[str]:
     if graph == "score":
         return {*manifest.scores, "score", "p_value", "clipped"}
-    return {"reconstruction"}
+    return {"proposed", "current", "ess"} if graph == "step" else {"reconstruction"}
 
 
 def _failed(sealed: SealedBundle, why: str) -> BundleError:
@@ -169,9 +174,9 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp` and `combined`,
     which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it.
     Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
-    one nat, whichever is most. Latents: 1e-5 of the column's largest, at least of a tenth of all columns'.
-    Effective sample sizes: 1e-4. What is weighted by importance may differ by what log-weights,
-    which are scores, may differ: `_weight_error`.
+    one nat, whichever is most; acceptance ratios like scores. Latents: 1e-5 of the column's largest,
+    at least of a tenth of all columns'. Effective sample sizes: 1e-4. What is weighted by
+    importance may differ by what log-weights, which are scores, may differ: `_weight_error`.
     """
     tolerances, values = manifest.tolerances, _finite(outputs[name])
     size, relative = np.abs(values), tolerances["columns"]
@@ -182,6 +187,8 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
             size = np.maximum(size, np.abs(_finite(outputs["iw_nll"])))
         floor = _score_floor(manifest.default_score if name == "score" else name, manifest)
         return np.asarray(tolerances["scores"] * np.maximum(size, max(float(np.median(size)), floor)))
+    if name in ("proposed", "current"):
+        return np.asarray(tolerances["scores"] * np.maximum(size, _score_floor("iw_nll", manifest)))
     if name == "ess":
         return np.asarray(size * (tolerances["ess"] + 2 * _weight_error(outputs, manifest)))
     if name in ("reconstruction", "mean_raw", "std_raw"):
@@ -215,7 +222,9 @@ def _score_floor(name: str, manifest: Manifest) -> float:
 
 
 def _weight_error(outputs: Feeds, manifest: Manifest) -> Array:
-    """How far importance weights may differ, relatively, shape (B,)."""
+    """How far importance weights may differ, relatively, shape (B,); chains have none."""
+    if "next_log_total" not in outputs:
+        return np.zeros(len(outputs["ess"]))
     return np.asarray(manifest.tolerances["scores"] * np.maximum(np.abs(outputs["next_log_total"]), 1.0))
 
 

@@ -15,7 +15,7 @@ from serving.service.problems import Problem
 from serving.service.replies import NOTHING_OBSERVED
 from serving.service.samples import Asked
 from serving.tables import to_numbers
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
 IMAGE, OBSERVED = "image", "observed"

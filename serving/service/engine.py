@@ -23,7 +23,8 @@ import numpy as np
 
 from serving.service.microbatch import Limits, MicroBatcher, Rows, Watch
 from serving.service.refusals import Overloaded
-from vae_anomaly.answers import PAD_TO, Feeds, read_latents
+from vae_anomaly.answers import read_latents
+from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.filling import fill
 from vae_anomaly.noise import row_ids

@@ -24,7 +24,7 @@ from serving.service.problems import Problem
 from serving.service.samples import Asked
 from serving.service.tensors import Inference
 from vae_anomaly import __version__
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, Samples, TableSchema
 
 OCTETS = "application/octet-stream"

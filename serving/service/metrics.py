@@ -22,7 +22,7 @@ from prometheus_client import (
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, Mask
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

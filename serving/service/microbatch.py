@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from serving.service.refusals import Expired, Overloaded
-from vae_anomaly.answers import PAD_TO, Feeds
+from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.schema import Array
 
 Rows = tuple[Array, ...]

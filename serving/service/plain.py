@@ -19,7 +19,7 @@ from serving.service.histogram import calibration_histogram
 from serving.service.metrics import Metrics
 from serving.service.options import Options
 from serving.service.samples import ARROW, JSON, MEDIA, Asked, Question
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 
 
 class Plain:

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving.service.engine import Engine
 from serving.service.samples import Asked
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, TableSchema
 
 NOTHING_OBSERVED = "nothing_observed"

@@ -16,7 +16,7 @@ from sample_models import colour_images, grey_images, table_rows
 from serving.service.engine import Engine, Models
 from serving.service.microbatch import Limits
 from serving.service.refusals import Expired, Overloaded
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.runtime import Bundle
 from vae_anomaly.schema import Samples

@@ -14,7 +14,7 @@ import pytest
 
 from serving.service.microbatch import Limits, MicroBatcher, Rows
 from serving.service.refusals import Expired, Overloaded
-from vae_anomaly.answers import Feeds
+from vae_anomaly.batches import Feeds
 
 LATE = r"^the deadline passed before the answer was there; send less, or later$"
 

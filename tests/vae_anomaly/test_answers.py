@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from sample_models import ALL_SCORES, colour_images, grey_images, table_rows
 
-from vae_anomaly.answers import PAD_TO, _pad, fresh_state
+from vae_anomaly.batches import PAD_TO, pad
 from vae_anomaly.calibration import p_values, threshold
 from vae_anomaly.exceptions import CalibrationError, ConfigError, SchemaError, UnsupportedError
+from vae_anomaly.imputing import fresh_state
 from vae_anomaly.runtime import Bundle
 
 Array = npt.NDArray[Any]
@@ -542,7 +543,7 @@ def test_an_autoencoder_says_what_it_cannot(autoencoder_bundle: Bundle, what: st
 
 @pytest.mark.parametrize(("rows", "padded"), [(0, 16), (1, 16), (16, 16), (17, 32), (1008, 1008)])
 def test_batches_are_padded_to_whole_sixteens(rows: int, padded: int) -> None:
-    out = _pad(np.ones((rows, 3), np.uint8))
+    out = pad(np.ones((rows, 3), np.uint8))
     assert out.shape == (padded, 3)
     assert padded % PAD_TO == 0
     assert out.sum() == rows * 3

@@ -11,11 +11,11 @@ import torch
 from sample_models import ALL_SCORES, colour_images, grey_images, table_rows
 from torch import Tensor
 
-from vae_anomaly.answers import fresh_state
 from vae_anomaly.assembly import Fitted, TorchBackend
 from vae_anomaly.calibration import p_values
 from vae_anomaly.estimators import VAEDetector
 from vae_anomaly.graphs import PValue
+from vae_anomaly.imputing import fresh_state
 from vae_anomaly.schema import Samples
 from vae_anomaly.vae import VAE
 

@@ -8,9 +8,9 @@ import torch
 from linear_gaussian import ALL_MASKS, D, L, conditional, linear_gaussian, rows_under_every_mask
 from torch import Tensor, nn
 
-from vae_anomaly.answers import fresh_state
 from vae_anomaly.encoding import Encoded, TableEncoding
 from vae_anomaly.imputation import Noise, State, effective_sample_size, update
+from vae_anomaly.imputing import fresh_state
 from vae_anomaly.likelihoods import Bernoulli, Gaussian, Likelihood
 from vae_anomaly.networks import Posterior
 from vae_anomaly.scores import noise_bank
