@@ -16,6 +16,7 @@ from serving.service.engine import Models
 from serving.service.gate import Gate
 from serving.service.inference import OpenInference
 from serving.service.metrics import CONTENT_TYPE, Metrics
+from serving.service.openapi import document
 from serving.service.page import is_page, page_routes
 from serving.service.plain import Plain
 from serving.service.problems import Problem
@@ -69,12 +70,19 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, readiness: Re
     routes: list[BaseRoute] = [
         *Plain(models, bodies, metrics).routes(),
         *OpenInference(models, bodies, metrics, readiness.check).routes(),
+        Route("/openapi.json", partial(describe, models, settings)),
         *page_routes(),
     ]
     if settings.ops_port is None:
         routes += ops_routes(metrics, readiness)
     observe = partial(count, metrics)
     return Gate(App(routes), settings, bodies, is_public=is_public, observe=observe)
+
+
+async def describe(models: Models, settings: Settings, request: Request) -> Response:
+    """The OpenAPI document of the model that answers now."""
+    with models.current() as engine:
+        return JSONResponse(document(engine, settings))
 
 
 def make_ops_app(settings: Settings, metrics: Metrics, readiness: Readiness) -> ASGIApp:

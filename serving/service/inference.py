@@ -21,6 +21,7 @@ from serving.service.engine import Engine, Models
 from serving.service.metrics import Metrics
 from serving.service.options import Options
 from serving.service.problems import Problem
+from serving.service.rates import rate_of
 from serving.service.samples import Asked
 from serving.service.tensors import Inference
 from vae_anomaly import __version__
@@ -124,7 +125,7 @@ class OpenInference:
             large = len(body) > INLINE_BYTES
             inference = await aside(large, lambda: self._read(body, request.headers.get(HEADER_LENGTH)))
             chosen = options.read_options(FOR_ENTRY.get(target.entry, ()), inference.parameters, target.name)
-            rate = target.engine.bundle.rate(chosen.alpha) if target.entry == "score" else None
+            rate = rate_of(target.engine, chosen.alpha) if target.entry == "score" else None
             asked = read_inputs(target, inference, chosen)
             call.rows = asked.rows
             self.metrics.took(target.entry, "read", time.monotonic() - begun)

@@ -18,6 +18,7 @@ from serving.service.engine import Engine, Models
 from serving.service.histogram import calibration_histogram
 from serving.service.metrics import Metrics
 from serving.service.options import Options
+from serving.service.rates import rate_of
 from serving.service.samples import ARROW, JSON, MEDIA, Asked, Question
 from vae_anomaly.batches import Feeds
 
@@ -90,7 +91,7 @@ class Plain:
             return {}
         known = engine.bundle.score_names
         return {
-            "alpha": engine.bundle.rate(asked.options.alpha),
+            "alpha": rate_of(engine, asked.options.alpha),
             "scores": options.check_scores(asked.options.scores, known),
         }
 
