@@ -4,7 +4,7 @@ BIN = .venv/bin
 # One thread per worker: with more, the workers' threads wait for each other.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --doctest-modules
 
-.PHONY: demo test test-all quick lint types format clean
+.PHONY: demo test test-all test-browser quick lint types format clean
 
 demo: .venv/ready
 	$(BIN)/vae-anomaly demo
@@ -14,6 +14,9 @@ test: lint types
 
 test-all: lint types
 	$(PYTEST) --cov --cov-report=term
+
+test-browser: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/serving/test_page_browser.py
 
 quick: .venv/ready
 	$(PYTEST) -m "not slow" -x tests/serving tests/vae_anomaly/test_[b-m]*.py tests/vae_anomaly/test_[o-s]*.py

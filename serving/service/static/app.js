@@ -15,7 +15,9 @@ async function start() {
   const model = await ask("v1/model");
   at("name").textContent = model.name;
   document.title = `${model.name} · vae-anomaly`;
-  at("about").textContent = `version ${model.version} · ${model.digest.slice(0, 12)} · runs on ${model.provider.replace("ExecutionProvider", "")}`;
+  const digest = model.digest.slice(0, 12);
+  const version = model.version === digest ? "" : `version ${model.version} · `;
+  at("about").textContent = `${version}bundle ${digest} · runs on ${model.provider.replace("ExecutionProvider", "")}`;
   const image = model.schema.kind === "image";
   at("work").replaceChildren(at(image ? "image-page" : "table-page").content.cloneNode(true));
   (image ? imagePage : tablePage)(model, report);

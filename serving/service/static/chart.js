@@ -41,7 +41,7 @@ export function showVerdict(element, row, rate) {
 export function showHistogram(element, calibration, score) {
   if (!calibration) return;
   const { edges, counts, rows, threshold } = calibration;
-  const width = 420, height = 120, left = 8, right = 8, bottom = 26, top = 16;
+  const width = 420, height = 126, left = 8, right = 8, bottom = 32, top = 16;
   const low = Math.min(edges[0], score ?? edges[0]), high = Math.max(edges.at(-1), score ?? edges[0]);
   const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - right);
   const tallest = Math.max(...counts, 1);
@@ -54,9 +54,9 @@ export function showHistogram(element, calibration, score) {
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     svg("g", { class: "bins" }, ...bars),
     svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
-    svg("text", { x: left, y: height - 12 }, number(low, 3)),
-    svg("text", { x: width - right, y: height - 12, "text-anchor": "end" }, number(high, 3)),
-    svg("text", { x: width / 2, y: height - 1, "text-anchor": "middle" }, `score of ${rows.toLocaleString("en")} held-out normal samples`));
+    svg("text", { x: left, y: height - 18 }, number(low, 3)),
+    svg("text", { x: width - right, y: height - 18, "text-anchor": "end" }, number(high, 3)),
+    svg("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, `score of ${rows.toLocaleString("en")} held-out normal samples`));
   if (score !== null && score !== undefined) {
     const anchor = x(score) > width * 0.7 ? "end" : "start";
     chart.append(

@@ -33,7 +33,8 @@ export function imagePage(model, report) {
     showHistogram(at("histogram"), model.calibration, row.score);
     showScores(at("scores"), Object.fromEntries(model.scores.map((name) => [name, row[`score_${name}`]])));
     show(at("reconstruction"), explained.reconstruction.data, schema);
-    showHeat(at("heatmap"), explained.contributions.data, schema);
+    const nats = showHeat(at("heatmap"), explained.contributions.data, schema);
+    at("heatmap-note").textContent = `Where it was surprised (brightest: ${number(nats, 2)} nats)`;
     walk.own = Float64Array.from(encoded.mean.data);
     home();
   }, report);
@@ -42,7 +43,8 @@ export function imagePage(model, report) {
     const hidden = plane - sample.observed.reduce((sum, seen) => sum + seen, 0);
     const filled = await infer(`${model.name}-impute`, inputs(), signal);
     show(at("imputed"), filled.mean.data, schema);
-    showHeat(at("spread"), filled.std.data, schema);
+    const std = showHeat(at("spread"), filled.std.data, schema);
+    at("spread-note").textContent = hidden ? `How unsure it is (brightest: \u00b1${number(std / schema.channels, 2)})` : "How unsure it is";
     const flag = filled.flags?.data[0];
     at("gaps-note").textContent = !hidden ? "Hide some pixels to see them filled."
       : `${hidden} of ${plane} pixels are hidden; effective sample size ${number(filled.ess.data[0], 3)}.`
@@ -88,7 +90,7 @@ export function imagePage(model, report) {
   const decode = (z, signal) => infer(`${model.name}-decode`, [tensor("z", "FP32", [1, model.latent_size], z)], signal);
   const dream = latest(async (signal) => {
     const dreamt = await decode(Float64Array.from({ length: model.latent_size }, normal), signal);
-    sample.values = Float32Array.from(dreamt.reconstruction.data);
+    sample.values = Float32Array.from(dreamt.reconstruction.data, schema.dtype === "uint8" ? Math.round : undefined);
     sample.observed.fill(1);
     changed();
   }, report);

@@ -26,11 +26,11 @@ function put(canvas, bytes, { height, width }) {
   canvas.getContext("2d").putImageData(new ImageData(bytes, width, height), 0, 0);
 }
 
-/** A map of non-negative values, channels added up, dark to bright; `top` is the value of the brightest. */
-export function showHeat(canvas, values, schema, top) {
+/** A map of non-negative values, channels added up, dark to bright; returns the value of the brightest. */
+export function showHeat(canvas, values, schema) {
   const plane = schema.height * schema.width, sums = new Float64Array(plane);
   values.forEach((value, i) => { sums[i % plane] += Math.max(0, value ?? 0); });
-  const bright = top ?? (quantile(sums, 0.995) || Math.max(...sums) || 1);
+  const bright = quantile(sums, 0.995) || Math.max(...sums) || 1;
   const bytes = new Uint8ClampedArray(plane * 4);
   sums.forEach((value, i) => {
     const at = Math.min(1, value / bright) * (HEAT.length - 1), j = Math.min(HEAT.length - 2, Math.floor(at));
@@ -38,6 +38,7 @@ export function showHeat(canvas, values, schema, top) {
     bytes[4 * i + 3] = 255;
   });
   put(canvas, bytes, schema);
+  return bright;
 }
 
 function quantile(values, q) {
