@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
 from sample_models import grey_images, table_rows
+
 from vae_anomaly import Bundle
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
