@@ -148,7 +148,7 @@ def _sender(call: Call, send: Send) -> Send:
 async def _send_problem(problem: Problem, scope: Scope, send: Send, call: Call) -> None:
     content = problem.to_dict(call.request_id)
     if scope["path"].startswith("/v2"):  # where clients of the Open Inference Protocol look
-        content["error"] = shortened(problem.detail, 200)
+        content["error"] = shortened(str(problem), 200)
     body = json.dumps(content, ensure_ascii=False).encode()
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
     headers += [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
