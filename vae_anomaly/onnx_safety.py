@@ -48,7 +48,9 @@ RANDOM_OPERATORS = frozenset(
         b"RandomUniformLike",
     }
 )
-EXTERNAL_DATA, DATA_LOCATION = 13, 14
+DIMS, EXTERNAL_DATA, DATA_LOCATION = 1, 13, 14
+# No type of ONNX packs more elements into a byte.
+ELEMENTS_PER_BYTE = 8
 REQUIRED = {7: "graph", 8: "operator set"}
 
 # onnxruntime opens bytes with this mark as its own flatbuffer format, whatever the file is called.
@@ -75,7 +77,7 @@ class Field(NamedTuple):
 
 
 def check_graph(name: str, data: bytes) -> None:
-    """Refuse a graph that reaches outside its file or leaves standard, deterministic operators.
+    """Refuse a graph that reaches outside its file, claims too much, or leaves standard operators.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ def check_graph(name: str, data: bytes) -> None:
     ------
     BundleError
         If the bytes are not one whole ONNX model, or it holds external data, an operator domain
-        other than ONNX's own, or a random operator.
+        other than ONNX's own, a random operator, or a tensor with more elements than bytes for them.
     """
     if data[ORT_MARK_AT] == ORT_MARK:
         raise BundleError(f"graph {name} is in onnxruntime's own format; export it as ONNX")
@@ -109,6 +111,8 @@ def _walk(name: str, data: bytes) -> None:
     pending = [("Model", 0, len(data))]
     while pending:
         message, start, end = pending.pop()
+        if message == "Tensor":
+            _check_claim(name, data, start, end)
         for field in _fields(data, start, end):
             if message == "Model":
                 found.add(field.number)
@@ -117,6 +121,30 @@ def _walk(name: str, data: bytes) -> None:
                 pending.append((child, *_span(field)))
     if absent := [what for number, what in REQUIRED.items() if number not in found]:
         raise _MalformedError(f"it has no {absent[0]}")
+
+
+def _check_claim(name: str, data: bytes, start: int, end: int) -> None:
+    """The runtime sets aside room for all that a tensor claims, before it looks for the data."""
+    claimed = 1
+    for field in _fields(data, start, end):
+        if field.number == DIMS:
+            for size in _sizes(data, field):
+                claimed *= size
+    if claimed > ELEMENTS_PER_BYTE * (end - start):
+        raise BundleError(
+            f"graph {name} claims a tensor of {claimed} elements in {end - start} bytes; export it again"
+        )
+
+
+def _sizes(data: bytes, field: Field) -> Iterator[int]:
+    """One number, or several packed."""
+    if field.wire_type == VARINT:
+        yield field.value
+        return
+    at, end = _span(field)
+    while at < end:
+        size, at = _varint(data, at, end)
+        yield size
 
 
 def _check_field(name: str, message: str, field: Field, data: bytes) -> None:

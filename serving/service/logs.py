@@ -30,6 +30,7 @@ def log_as_json(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     for package in ("serving", "vae_anomaly"):
         logging.getLogger(package).setLevel(level.upper())
     # uvicorn would log what a client sends as a warning of its own, line by line.

@@ -171,7 +171,7 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _names(name: str, text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
+    return tuple(text.split(","))
 
 
 def _of_type(kinds: type | tuple[type, ...], expected: str) -> Callable[[str, Any], Any]:

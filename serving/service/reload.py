@@ -17,9 +17,10 @@ from typing import NamedTuple, Protocol
 from serving.service.engine import Engine, Models
 from serving.service.metrics import Metrics
 from serving.service.microbatch import Limits
-from vae_anomaly.exceptions import BundleError, TrackingError
+from vae_anomaly.exceptions import BundleError, TrackingError, VaeAnomalyError
 from vae_anomaly.locate import MODEL, Located, locate, stands_for
 from vae_anomaly.runtime import load_bundle
+from vae_anomaly.selftest import AGAIN, first_line
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,13 @@ class Source:
         name = self.name or found.name or bundle.manifest.name
         version = found.version or bundle.digest[:12]
         engine = Engine(bundle, name, version, workers=self.workers, limits=self.limits, watch=self.metrics)
-        engine.warm()
+        try:
+            engine.warm()
+        except VaeAnomalyError:
+            raise
+        except Exception as error:  # onnxruntime raises several unrelated classes here
+            reason = f"it does not answer: {first_line(error)}"
+            raise BundleError(f"bundle {found.path}: {reason}; {AGAIN}") from error
         return engine
 
 

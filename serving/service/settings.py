@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -17,9 +18,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,512}=*")
 
 
-def setting(default: Any, help: str, least: float | None = None, secret: bool = False) -> Any:
-    """One setting: its default, what it does, the least value allowed, and whether to keep it out of logs."""
-    return field(default=default, repr=not secret, metadata={"help": help, "least": least})
+MOST_PORTS = 65_535
+
+
+def setting(
+    default: Any, help: str, least: float | None = None, most: float = math.inf, secret: bool = False
+) -> Any:
+    """One setting: its default, what it does, its bounds, and whether to keep it out of logs."""
+    return field(default=default, repr=not secret, metadata={"help": help, "least": least, "most": most})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +33,11 @@ class Settings:
     """How the service listens, whom it answers and how much it takes at once."""
 
     host: str = setting("127.0.0.1", "address to listen on; others than loopback need a token")
-    port: int = setting(8000, "port of the service", 0)
+    port: int = setting(8000, "port of the service", 0, MOST_PORTS)
     ops_host: str = setting("127.0.0.1", "address of the port for probes and metrics")
-    ops_port: int | None = setting(None, "own port for /livez, /readyz and /metrics, without token", 0)
+    ops_port: int | None = setting(
+        None, "own port for /livez, /readyz and /metrics, without token", 0, MOST_PORTS
+    )
     token: str | None = setting(None, "bearer token that callers must send", secret=True)
     token_next: str | None = setting(
         None, "second token accepted, to change tokens without a gap", secret=True
@@ -148,10 +156,11 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
 
 
 def _check_range(item: Field[Any], value: Any) -> None:
-    least = item.metadata["least"]
+    least, most = item.metadata["least"], item.metadata["most"]
     # Written so that NaN is refused too.
-    if least is not None and value is not None and not value >= least:
-        raise ConfigError(f"{variable(item.name)} is {value}; expected {least:g} or more")
+    if least is not None and value is not None and not least <= value <= most:
+        expected = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise ConfigError(f"{variable(item.name)} is {value}; expected {expected}")
 
 
 def _shown(value: Any) -> str:

@@ -115,6 +115,11 @@ def with_training(field: str) -> ModelProto:
     return hostile
 
 
+def claiming(*dims: int) -> ModelProto:
+    return with_initializer(TensorProto(name="huge", dims=dims, data_type=TensorProto.FLOAT))
+
+
+CLAIM = "graph score.onnx claims a tensor of {} elements in {} bytes; export it again"
 HOSTILE: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "initializer": (lambda: with_initializer(external()), OUTSIDE),
     "location-alone": (lambda: with_initializer(external_by_location_alone()), OUTSIDE),
@@ -134,6 +139,8 @@ HOSTILE: dict[str, tuple[Callable[[], ModelProto], str]] = {
     ),
     "training-start": (lambda: with_training("initialization"), OUTSIDE),
     "training-step": (lambda: with_training("algorithm"), OUTSIDE),
+    "huge-claim": (lambda: claiming(2**20, 2**20), CLAIM.format(2**40, 16)),
+    "negative-claim": (lambda: claiming(-1), CLAIM.format(2**64 - 1, 19)),
     "node-domain": (lambda: model(NodeProto(op_type="Add", domain="com.evil")), FOREIGN),
     "deep-domain": (lambda: model(deep(25, NodeProto(op_type="Add", domain="com.evil"))), FOREIGN),
     "import-domain": (lambda: with_import("com.evil"), FOREIGN),

@@ -1,0 +1,104 @@
+"""JSON as the standard has it: what Python alone lets pass is refused, all else is Python's own answer."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from serving.service.problems import Problem, problem_of, shortened
+from serving.service.refusals import Expired, Overloaded
+from serving.service.strict_json import parse
+from vae_anomaly.exceptions import DeviceError, SchemaError
+
+BOM = "the body is not JSON: Unexpected UTF-8 BOM (decode using utf-8-sig) at character 0"
+GOOD = [
+    b"{}",
+    b"[1, -2.5e3, null, true, false]",
+    '{"é": "ü", "a": "\\u00e9\\ud83d\\ude00"}'.encode(),
+    b"1e308",
+    b"1e-999",
+    b"9" * 308,
+    b"[[[[[[[[]]]]]]]]",
+    b' "[[[[[[[[[["',
+]
+
+
+@pytest.mark.parametrize("body", GOOD, ids=map(str, range(len(GOOD))))
+def test_plain_json_is_what_it_says(body: bytes) -> None:
+    assert parse(body) == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "detail"),
+    [
+        (b"NaN", "bad_json", "NaN is not a number in JSON"),
+        (b"[-Infinity]", "bad_json", "-Infinity is not a number in JSON"),
+        (b"-1e999", "bad_json", "a number is beyond the range of float64"),
+        (b"1" * 309, "bad_json", "a whole number has 309 digits"),
+        (b'{"a": 1, "a": 2}', "bad_json", "an object has a key twice"),
+        (b'[{"b": {"a": 1, "\\u0061": 2}}]', "bad_json", "an object has a key twice"),
+        (b'["\\udC00"]', "bad_json", "a text holds half of a surrogate pair"),
+        (b'{"\\ud83d": 1}', "bad_json", "a text holds half of a surrogate pair"),
+        (b'"\xff"', "bad_json", "the body is not UTF-8 at byte 1"),
+        (b'"\xed\xa0\x80"', "bad_json", "the body is not UTF-8 at byte 1"),
+        (b"\xef\xbb\xbf{}", "bad_json", BOM),
+        (b"", "bad_json", "the body is not JSON: Expecting value at character 0"),
+        (b"{} {}", "bad_json", "the body is not JSON: Extra data at character 3"),
+        (b"[[[[[[[[[]]]]]]]]]", "too_deep", "the JSON is nested deeper than 8"),
+        (b'{"a":' * 9 + b"1" + b"}" * 9, "too_deep", "the JSON is nested deeper than 8"),
+        (b"[" * 10**6, "too_deep", "the JSON is nested deeper than 8"),
+    ],
+    ids=[
+        "nan", "infinity", "1e999", "309-digits", "twice", "twice-escaped", "half-pair", "half-pair-key",
+        "latin-1", "surrogate-bytes", "bom", "empty", "two", "nine-lists", "nine-objects", "million",
+    ],
+)  # fmt: skip
+def test_what_is_no_json_is_refused(body: bytes, code: str, detail: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse(body)
+    assert (caught.value.status, caught.value.code, caught.value.detail) == (400, code, detail)
+
+
+def test_numbers_keep_their_digits() -> None:
+    assert parse(b"0.1") == 0.1
+    assert parse(str(2**60 + 1).encode()) == 2**60 + 1
+    assert math.copysign(1, parse(b"-0.0")) == -1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Overloaded("too much waits; come back", 7), 503, "overloaded"),
+        (Expired("too late"), 503, "deadline_exceeded"),
+        (TimeoutError(), 503, "deadline_exceeded"),
+        (DeviceError("the device is gone"), 503, "device_unavailable"),
+        (SchemaError("rows are odd; send others"), 422, "bad_sample"),
+        (ZeroDivisionError("secret"), 500, "internal_error"),
+    ],
+    ids=["overloaded", "expired", "timeout", "device", "schema", "unforeseen"],
+)
+def test_one_table_from_exceptions_to_statuses(error: Exception, status: int, code: str) -> None:
+    problem = problem_of(error)
+    assert (problem.status, problem.code) == (status, code)
+    assert ("retry-after" in problem.headers) == (status == 503)
+    assert "secret" not in str(problem)
+
+
+def test_retry_after_is_what_the_queue_says() -> None:
+    assert problem_of(Overloaded("too much waits", 7)).headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize(
+    "text", ['"' * 9000, "é" * 9000, "\U0001f600" * 9000, "\\" * 9000], ids=["q", "e", "s", "b"]
+)
+def test_a_problem_stays_below_2_kb(text: str) -> None:
+    problem = Problem(422, "bad_sample", text, hint=text, field=text, row=10**9)
+    assert len(problem.body("x" * 64)) < 2048
+
+
+def test_texts_are_cut_by_bytes_and_made_printable() -> None:
+    assert shortened("a\x00\r\nb", 10) == "a???b"
+    assert shortened("é" * 10, 10) == "ééé..."
+    assert shortened("abc", 3) == "abc"
