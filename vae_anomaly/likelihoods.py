@@ -21,6 +21,8 @@ FIRST_LOG_SCALE = -1.2
 # Added to a learned scale, in model space: for pixels, and for standardised columns, where a column
 # known to a hundredth makes importance weights and float32 sums hang on its last digits.
 PIXEL_FLOOR, COLUMN_FLOOR = 0.01, 0.1
+# Terms summed in float32 before a sum goes on in float64.
+RUN = 64
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 OUTPUTS = {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
@@ -281,23 +283,30 @@ def log_normaliser(logit: Tensor) -> Tensor:
 
 
 def sum_elements(values: Tensor) -> Tensor:
-    """Sum over the last axis as a product with ones.
+    """Sum over the last axis, accumulated in float64, in the precision of the values.
 
-    onnxruntime's ReduceSum changes low bits with a row's alignment in memory, its matrix product
-    does not: a row's score must not depend on its place in the batch.
+    A float32 sum of ten thousand terms of one size loses a nat, each runtime another one.
     """
-    ones = torch.ones(values.shape[-1], 1, dtype=values.dtype, device=values.device)
-    return (values @ ones).squeeze(-1)
+    return sum_elements_exactly(values).to(values.dtype)
 
 
 def sum_elements_exactly(values: Tensor) -> Tensor:
     """The same in float64: short runs are summed first, then widened.
 
     Importance weights are differences of such sums, hundreds of nats each: in float32 the
-    differences would keep three digits.
+    differences would keep three digits. Sums are products with ones: onnxruntime's ReduceSum changes
+    low bits with a row's alignment in memory, its matrix product does not, and a row's score must
+    not depend on its place in the batch.
     """
-    run = next(size for size in range(min(64, values.shape[-1]), 0, -1) if values.shape[-1] % size == 0)
-    return sum_elements(sum_elements(values.unflatten(-1, (-1, run))).double())
+    size = values.shape[-1]
+    run = next(length for length in range(min(RUN, size), 0, -1) if size % length == 0)
+    sums = values if run == 1 else _times_ones(values.unflatten(-1, (-1, run)))
+    return sums.double().squeeze(-1) if size == run else _times_ones(sums.double())
+
+
+def _times_ones(values: Tensor) -> Tensor:
+    ones = torch.ones(values.shape[-1], 1, dtype=values.dtype, device=values.device)
+    return (values @ ones).squeeze(-1)
 
 
 def observed_log_prob(

@@ -302,6 +302,15 @@ def test_sum_elements_sums_the_last_axis() -> None:
     assert torch.equal(sum_elements(values), torch.tensor([[6.0, 22, 38], [54, 70, 86]]))
 
 
+@pytest.mark.parametrize("size", [1, 61, 64, 67, 784, 12_288, 12_289])
+def test_long_sums_of_one_term_keep_their_digits(size: int) -> None:
+    term = torch.tensor(0.1 + math.log(2))
+    got = sum_elements(term.expand(2, size))
+    assert got.dtype == torch.float32
+    # Of terms of one size, a float32 sum errs the same way each time.
+    torch.testing.assert_close(got.double(), (size * term.double()).expand(2), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
