@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
@@ -133,7 +133,10 @@ class GaussianHead(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Features to an autoencoder's code; no layer at all for a spatial code."""
+    """Features to an autoencoder's code; no layer at all for a spatial code.
+
+    No prior gives the code a scale: its offset may dwarf its spread, so it is summed in float64.
+    """
 
     def __init__(self, features: int, latent_size: int, spatial: bool) -> None:
         super().__init__()
@@ -141,7 +144,10 @@ class PointHead(nn.Module):
 
     def forward(self, features: Tensor) -> Posterior:
         """Features (B, F) to a code."""
-        return Posterior(self.mean(features), None)
+        if isinstance(self.mean, nn.Identity):
+            return Posterior(features, None)
+        weight, bias = self.mean.weight.double(), self.mean.bias.double()
+        return Posterior(linear(features.double(), weight, bias).to(features.dtype), None)
 
 
 class MLPEncoder(nn.Module):

@@ -403,7 +403,7 @@ SWEEP: dict[str, tuple[Callable[[], Any], ModelConfig, float]] = {
     "float32, conv, Gaussian, sigma per pixel": (
         colour_images,
         conv(output="sigmoid", scale="element"),
-        25,
+        50,
     ),
     "float32, conv, continuous": (
         colour_images,

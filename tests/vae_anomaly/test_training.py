@@ -135,10 +135,9 @@ def test_a_learning_rate_that_explodes_is_told_of() -> None:
 
 
 def test_training_learns() -> None:
-    history = trainer(replace(CONFIG, epochs=100), model=replace(MODEL, batch_norm=False)).fit(
-        TRAIN, VALIDATION
-    )
-    assert history[-1]["val_loss"] < history[0]["val_loss"] - 0.6
+    run = trainer(replace(CONFIG, epochs=40), init=1, model=replace(MODEL, batch_norm=False))
+    history = run.fit(TRAIN, VALIDATION)
+    assert history[-1]["val_loss"] < history[0]["val_loss"] - 1.2
     assert history[-1]["active_units"] >= 1
 
 

@@ -13,7 +13,7 @@ from vae_anomaly.likelihoods import sum_elements
 FULL_COVARIANCE = 512
 LEADING_DIRECTIONS = 128
 # Share of the mean variance added to every direction, for collapsed units.
-RIDGE = 1e-3
+RIDGE = 1e-4
 # Smallest variance of a direction, as a share of the largest, where directions may be dropped: below
 # it, differences of activations are rounding of float32.
 KEPT = 1e-3
@@ -26,13 +26,15 @@ class Whitening(nn.Module):
     """Coordinates along principal axes, in units of the standard deviation there.
 
     Stored as eigenvectors: an inverse does not export. More than `FULL_COVARIANCE` features keep
-    the leading directions and share one variance in all others, as in probabilistic PCA [1]_.
+    the leading directions and share one variance in all others, as in probabilistic PCA [1]_. Rows
+    are whitened in the precision of what is stored: a code's offset may be a hundred times its spread.
 
     Parameters
     ----------
     centre : Tensor, shape (F,)
     directions : Tensor, shape (F, R)
     variances : Tensor, shape (R,)
+        Float64 or float32, all three alike.
     rest : float, optional
         The variance of all other directions; None if there are none.
 
@@ -49,13 +51,13 @@ class Whitening(nn.Module):
         self.centre: Tensor
         self.directions: Tensor
         self.precisions: Tensor
-        self.register_buffer("centre", centre.float())
+        self.register_buffer("centre", centre)
         # Empty directions fill a block: torch's product with five, seven or nine columns rounds a row
         # by its place in the batch.
         self.kept = directions.shape[1]
         fill = -self.kept % BLOCK
-        self.register_buffer("directions", pad(directions.float(), (0, fill)))
-        self.register_buffer("precisions", pad((1 / variances).float(), (0, fill)))
+        self.register_buffer("directions", pad(directions, (0, fill)))
+        self.register_buffer("precisions", pad(1 / variances, (0, fill)))
         self.rest = rest
 
     @classmethod
@@ -68,7 +70,7 @@ class Whitening(nn.Module):
 
     @classmethod
     def leading(cls, rows: Tensor) -> Whitening:
-        """From rows (N, F), without the directions whose variance is all but none.
+        """From rows (N, F), without the directions whose variance is all but none; in float32.
 
         The mean squared norm of these rows is the number of directions kept, R.
         """
@@ -80,21 +82,24 @@ class Whitening(nn.Module):
             directions, variances = leading_directions((rows - centre).float())
         kept = variances >= KEPT * variances.max()
         # Rows that are all alike have no variance at all.
-        return cls(centre, directions[:, kept], variances[kept].clamp_min(1e-12))
+        return cls(centre.float(), directions[:, kept].float(), variances[kept].clamp_min(1e-12).float())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Coordinates of rows (B, F) along the directions kept, shape (B, R)."""
-        coordinates: Tensor = (rows - self.centre) @ self.directions * self.precisions.sqrt()
-        return coordinates[:, : self.kept]
+        coordinates: Tensor = self._centred(rows) @ self.directions * self.precisions.sqrt()
+        return coordinates[:, : self.kept].to(rows.dtype)
 
     def squared_norm(self, rows: Tensor) -> Tensor:
         """(h - c)' S^-1 (h - c) of rows (B, F), all directions included, shape (B,)."""
-        centred = rows - self.centre
+        centred = self._centred(rows)
         leading = centred @ self.directions
         distance = sum_elements(leading**2 * self.precisions)
-        if self.rest is None:
-            return distance
-        return distance + sum_elements((centred - leading @ self.directions.T) ** 2) / self.rest
+        if self.rest is not None:
+            distance = distance + sum_elements((centred - leading @ self.directions.T) ** 2) / self.rest
+        return distance.to(rows.dtype)
+
+    def _centred(self, rows: Tensor) -> Tensor:
+        return rows.to(self.centre.dtype) - self.centre
 
 
 def leading_directions(centred: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +113,7 @@ def leading_directions(centred: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(SUBSPACE_ITERATIONS):
         basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
     _, singular, right = torch.linalg.svd(centred @ basis, full_matrices=False)
-    return basis @ right.T, singular.double() ** 2 / rows
+    return (basis @ right.T).double(), singular.double() ** 2 / rows
 
 
 def _principal(centred: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, float | None]:
