@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipelines.signals import end_on_sigterm
-from vae_anomaly.exceptions import MissingPackageError, VaeAnomalyError
+from vae_anomaly.exceptions import ConfigError, MissingPackageError, VaeAnomalyError
 
 DONE, FAILED, USAGE, REJECTED, NEGATIVE = 0, 1, 2, 3, 4
 OWN_PACKAGES = ("vae_anomaly", "serving", "pipelines")
@@ -73,6 +73,8 @@ def run(app: Callable[[], Any]) -> int:
     end_on_sigterm()
     try:
         code = app()
+    except ConfigError as error:
+        return _say(str(error), USAGE)
     except VaeAnomalyError as error:
         return _say(str(error))
     except ModuleNotFoundError as error:
@@ -95,9 +97,9 @@ def run(app: Callable[[], Any]) -> int:
 INSTALL = "pip install 'vae-anomaly[train]'"
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = FAILED) -> int:
     print(f"vae-anomaly: {' '.join(text.splitlines())}", file=sys.stderr)  # noqa: T201
-    return FAILED
+    return code
 
 
 def _writable(text: str) -> str:

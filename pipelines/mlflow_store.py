@@ -17,7 +17,7 @@ from vae_anomaly.mlflow_access import BUNDLE_FOLDER, DIGEST_TAG, mlflow_client, 
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
 T = TypeVar("T")
@@ -55,6 +55,23 @@ class Store:
                 self._folder.mkdir(parents=True, exist_ok=True)
             self._client = mlflow_client(self.uri)
         return self._client
+
+    def found(self, run_id: str) -> Run | None:
+        """A run of this store, None if it has no such one."""
+        client = self.client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def recent(self) -> list[str]:
+        """Ids of the latest runs of all experiments."""
+        everywhere = [each.experiment_id for each in self.client.search_experiments()]
+        return [run.info.run_id for run in self.client.search_runs(everywhere)]
 
     @property
     def _folder(self) -> Path | None:

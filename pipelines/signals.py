@@ -1,48 +1,14 @@
-"""Ctrl-C and SIGTERM: how they end a command, and how they wait for what must not be cut in two."""
+"""How SIGTERM ends a command."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_on_sigterm() -> None:
     """Turn SIGTERM into an ordinary exit, so that everything on the way out is tidied up."""
     signal.signal(signal.SIGTERM, _exit)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Put an interrupt off until the block is done; a second one is not put off.
-
-    An exception in the middle of a transaction leaves a database locked.
-    """
-    if threading.current_thread() is not threading.main_thread():  # Python's handlers run in the main one
-        yield
-        return
-    waiting: list[int] = []
-    before: dict[int, Any] = {}
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if waiting and callable(before[number]):
-            before[number](number, frame)
-        waiting.append(number)
-
-    try:
-        for number in INTERRUPTS:
-            before[number] = signal.signal(number, hold)
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, signal.SIG_DFL if handler is None else handler)
-    if waiting:
-        signal.raise_signal(waiting[0])
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import near_miss
 from pipelines.mlflow_store import PATIENCE, Store, read_signature
 from pipelines.tracking import SERVER_RUN_TAG, SERVER_TAG
 from vae_anomaly.exceptions import ConfigError, TrackingError
@@ -45,7 +46,7 @@ def sync(run_id: str, uri: str | None = None, root: str | Path = "mlruns") -> st
     Raises
     ------
     ConfigError
-        If no server is named, or the run was copied before.
+        If no server is named, the local store has no such run, or it was copied before.
     TrackingError
         If either store cannot be used; a half-copied run is marked FAILED.
     """
@@ -57,7 +58,9 @@ def sync(run_id: str, uri: str | None = None, root: str | Path = "mlruns") -> st
     with mlflow_session(**PATIENCE):
         with answering(local):
             source = Store(local, "")
-            run = source.client.get_run(run_id)
+            if (run := source.found(run_id)) is None:
+                hint = near_miss(run_id, source.recent())
+                raise ConfigError(f"no run {run_id!r} in the store below {root}; {hint}")
             experiment = source.client.get_experiment(run.info.experiment_id).name
         if (copied := run.data.tags.get(SYNCED_TAG)) is not None:
             raise ConfigError(f"run {run_id} was copied before, to {copied}; nothing is left to do")

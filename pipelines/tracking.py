@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 
 from pipelines.mlflow_store import FIRST_CONTACT, PATIENCE, Store, signature_of
-from pipelines.signals import undisturbed
+from serving.interrupts import undisturbed
 from vae_anomaly.exceptions import ConfigError, TrackingError
 from vae_anomaly.mlflow_access import (
     answering,

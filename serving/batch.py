@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from serving.claim import Claim
 from serving.formats import Chunk, ReadOptions, Source, describe, open_source
 from serving.imputed import Filled, check_imputed_out, open_imputed
+from serving.interrupts import undisturbed
 from serving.journal import Journal
 from serving.models import Imputer, Scorer, Sealed
 from serving.writers import RejectWriter, TableWriter, add_ranks, output_schema
@@ -122,13 +123,14 @@ def _run(
     progress: Progress | None,
     answer: Callable[[Chunk, _Tally], None],
 ) -> _Tally:
-    """Pass every chunk through ``answer``, its rejects set aside."""
+    """Pass every chunk through ``answer``, its rejects set aside; an interrupt waits for the chunk's end."""
     with RejectWriter(claim, opened.id_type) as rejects:
         tally = _Tally(rejects, options.strict, opened.rows, progress)
         for chunk in opened.chunks():
-            tally.admit(chunk)
-            answer(chunk, tally)
-            tally.done(chunk)
+            with undisturbed():
+                tally.admit(chunk)
+                answer(chunk, tally)
+                tally.done(chunk)
     return tally
 
 

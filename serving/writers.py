@@ -19,7 +19,7 @@ from vae_anomaly.schema import Array
 
 Floats = npt.NDArray[np.float64]
 
-REJECTED = "rejected.parquet"
+REJECTED = ".rejected.parquet"
 OWNER = b"vae-anomaly output"
 
 
@@ -77,14 +77,14 @@ def _ranks(scores: Floats) -> Floats:
 
 
 class RejectWriter:
-    """Rows set aside, to ``rejected.parquet`` beside the output.
+    """Rows set aside, to a file beside the output and named after it: ``scores.rejected.parquet``.
 
     The file appears only if there are any; one that an earlier job of the same output left is
     removed.
     """
 
     def __init__(self, claim: Claim, id_type: pa.DataType) -> None:
-        self.final = claim.out.parent / REJECTED
+        self.final = claim.out.with_name(claim.out.name.removesuffix(".parquet") + REJECTED)
         self.count = 0
         self._claim, self._id_type = claim, id_type
         self._writer: TableWriter | None = None

@@ -18,8 +18,8 @@ import typer
 
 from pipelines import console
 from pipelines.console import ConsoleHandler, as_line, counted, facts, plain, run, suggest
-from pipelines.signals import undisturbed
-from vae_anomaly.exceptions import DataError, MissingPackageError
+from serving.interrupts import undisturbed
+from vae_anomaly.exceptions import ConfigError, DataError, MissingPackageError
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,7 @@ def raising(error: BaseException) -> Any:
     [
         (DataError("no rows; give some"), 1, "vae-anomaly: no rows; give some\n"),
         (DataError("two\nlines"), 1, "vae-anomaly: two lines\n"),
+        (ConfigError("draws is 0; expected 1 or more"), 2, "vae-anomaly: draws is 0; expected 1 or more\n"),
         (
             ModuleNotFoundError("No module named 'sklearn'", name="sklearn.metrics"),
             1,

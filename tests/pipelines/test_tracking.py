@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -355,6 +356,14 @@ def test_sync_closes_the_run_that_broke_off(
     copied = sync(tracker.run_id, server, root)
     run = client(tmp_path / "server").get_run(broken)
     assert (run.info.status, run.data.tags["tracking.continued_in"]) == ("KILLED", copied)
+
+
+def test_sync_of_an_unknown_run_names_the_near_miss(fallen_back: Tracker, root: Path, tmp_path: Path) -> None:
+    assert fallen_back.run_id is not None
+    server, wrong = f"sqlite:///{tmp_path}/server.db", "0" + fallen_back.run_id[1:-1]
+    said = f"no run {wrong!r} in the store below {root}; did you mean {fallen_back.run_id!r}?"
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        sync(wrong, server, root)
 
 
 def test_sync_needs_a_server(root: Path) -> None:

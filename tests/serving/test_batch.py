@@ -100,7 +100,7 @@ def test_output_does_not_depend_on_the_chunk(tmp_path: Path, kind: str) -> None:
         filled.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
         if kind == "table":
             filled[-1]["rows"] = pd.read_parquet(out).to_json(double_precision=15).encode()
-            filled[-1]["rejected"] = pd.read_parquet(folder / "rejected.parquet").to_json().encode()
+            filled[-1]["rejected"] = pd.read_parquet(folder / "i.rejected.parquet").to_json().encode()
     for table, found in zip(tables[1:], filled[1:], strict=True):
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
         assert found == filled[0]
@@ -202,8 +202,9 @@ def test_rows_set_aside_are_listed(tmp_path: Path, job: Callable[..., Any]) -> N
     out = tmp_path / "o.parquet"
     result = job(infinite_rows(tmp_path / "x.csv"), out, id_column="key", chunk_rows=4)
     summary = result[0] if isinstance(result, tuple) else result
-    assert (summary.rows, summary.rejected, summary.rejected_out) == (5, 2, tmp_path / "rejected.parquet")
-    assert pd.read_parquet(tmp_path / "rejected.parquet").to_dict("list") == {
+    rejected = tmp_path / "o.rejected.parquet"
+    assert (summary.rows, summary.rejected, summary.rejected_out) == (5, 2, rejected)
+    assert pd.read_parquet(rejected).to_dict("list") == {
         "id": ["k2", "k6"],
         "reason": ["infinite", "infinite"],
         "place": ["column 'c'", "column 'a'"],
@@ -211,12 +212,15 @@ def test_rows_set_aside_are_listed(tmp_path: Path, job: Callable[..., Any]) -> N
         "detail": ["infinite value in column 'c'", "infinite value in column 'a'"],
     }
     assert pd.read_parquet(out)["key"].tolist() == ["k0", "k1", "k3", "k4", "k5"]
-    # Without rejects a job removes the list that an earlier job of the same output left, and no other.
+    # Each output has a list of its own; without rejects a job removes its own, and no other.
     write_csv(ROWS.assign(key=range(7)), tmp_path / "y.csv")
     job(tmp_path / "y.csv", tmp_path / "other.parquet", id_column="key")
-    assert "rejected.parquet" in left_in(tmp_path)
+    job(tmp_path / "x.csv", tmp_path / "third.parquet", id_column="key")
+    assert {"o.rejected.parquet", "third.rejected.parquet"} <= set(left_in(tmp_path))
+    job(tmp_path / "y.csv", tmp_path / "third.parquet", id_column="key")
+    assert "o.rejected.parquet" in left_in(tmp_path)
     job(tmp_path / "y.csv", out, id_column="key")
-    assert left_in(tmp_path) == ["o.parquet", "other.parquet", "x.csv", "y.csv"]
+    assert left_in(tmp_path) == ["o.parquet", "other.parquet", "third.parquet", "x.csv", "y.csv"]
 
 
 @pytest.mark.parametrize("job", [score, impute])

@@ -298,7 +298,7 @@ def test_folders_come_back_as_png_of_the_same_names(
         )
         np.testing.assert_array_equal(got.transpose(2, 0, 1), image)
         np.testing.assert_array_equal(std.transpose(2, 0, 1), spread)
-    assert left_in(tmp_path) == ["mask.png", "out", "rejected.parquet", "x"]
+    assert left_in(tmp_path) == ["mask.png", "out", "out.rejected.parquet", "x"]
 
 
 def test_a_model_of_fractions_gives_the_pixels_back(tmp_path: Path) -> None:
