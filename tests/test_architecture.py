@@ -33,10 +33,12 @@ NEEDS_TORCH = {
     "graphs",
     "imputation",
     "likelihoods",
+    "metropolis",
     "networks",
     "objectives",
     "scores",
     "training",
+    "trimming",
     "vae",
 }
 HEAVY = ("torch", "torchvision", "sklearn", "mlflow", "onnx", "onnxscript", "matplotlib", "scipy")
