@@ -57,7 +57,7 @@ def test_tables_arrive_alike(tmp_path: Path, name: str, write: Any) -> None:
     assert isinstance(data.values, pd.DataFrame)
     pd.testing.assert_frame_equal(data.values, FRAME[["a", "b"]].astype(float))
     assert data.schema == TableSchema(
-        (Column("a", "real", 0.0, 39.0, "int64"), Column("b", "real", 0.125, 39 / 8, "float64"))
+        (Column("a", "integer", 0.0, 39.0, "int64", lower=0.0), Column("b", "real", 0.125, 39 / 8, "float64"))
     )
     assert data.ids.tolist() == FRAME["key"].tolist()
     assert data.labels is not None
