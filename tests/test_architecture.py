@@ -33,7 +33,11 @@ NEEDS_TORCH = {
     "graphs",
     "imputation",
     "likelihoods",
+<<<<<<< HEAD
     "metropolis",
+=======
+    "mixed",
+>>>>>>> 383fae7 (wip)
     "networks",
     "objectives",
     "scores",

@@ -136,8 +136,9 @@ class Answers:
         -------
         DataFrame
             ``score`` (larger = more anomalous), ``p_value``, ``is_outlier``, one ``score_<name>``
-            per score, ``clipped`` (cells outside the model's range). Null for a row with nothing
-            observed.
+            per score, ``clipped`` (cells outside the model's range) and, for a table with categories,
+            ``unseen`` (cells with a category that training did not have: they count as missing).
+            Null for a row with nothing observed.
 
         Raises
         ------
@@ -153,7 +154,10 @@ class Answers:
         flags[np.isnan(out["p_value"])] = pd.NA
         clipped = out.pop("clipped") + self._clipped_by_cast(x, samples)
         columns = {"score": out.pop("score"), "p_value": out.pop("p_value"), "is_outlier": flags, **out}
-        return pd.DataFrame({**columns, "clipped": clipped}, index=_index(x))
+        columns["clipped"] = clipped
+        if (strange := self._unseen(x, observed)) is not None:
+            columns["unseen"] = strange.sum(axis=1)
+        return pd.DataFrame(columns, index=_index(x))
 
     def rate(self, false_alarm_rate: float | None = None) -> float:
         """The false alarm rate asked for, or the bundle's own.
@@ -273,10 +277,12 @@ class Answers:
         k = self.check_imputing(draws, k)
         samples = self.schema.read(x, observed)
         out = self.imputed(samples, row_ids(x, len(samples.values), ids), draws, seed, k)
-        drawn = out.get("draws")
+        drawn, strange = out.get("draws"), self._unseen(x, observed)
+        # A category that training did not have says nothing, and yet the cell is the caller's own.
+        own = samples.observed if strange is None else samples.observed | strange
         return Imputation(
-            fill(self.schema, x, samples.observed, out["mean_raw"]),
-            out["std"],
+            fill(self.schema, x, own, out["mean_raw"]),
+            out["std"] if strange is None else np.where(strange, 0, out["std"]),
             None if drawn is None else np.moveaxis(drawn, 1, 0),
             out["ess"],
             out["flags"],
@@ -347,6 +353,13 @@ class Answers:
         """Pixels that left no trace for the graph to count: their cast to uint8 clipped them."""
         schema = self.schema
         return schema.clipped_by_cast(x, samples.observed) if isinstance(schema, ImageSchema) else 0
+
+    def _unseen(self, x: Any, observed: Any) -> Mask | None:
+        """Cells with a category that training did not have; None where no column has categories."""
+        schema = self.schema
+        if not isinstance(schema, TableSchema) or not schema.has_categories:
+            return None
+        return schema.unseen(x, observed)
 
     def _require_vae(self, what: str) -> None:
         if self.kind != "vae":

@@ -6,12 +6,15 @@ Model space is flat and float32: shape (B, D), zero where nothing was observed.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae_anomaly.columns import Column, feature_starts, group_columns
 from vae_anomaly.exceptions import DataError
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema, TableSchema
 
@@ -27,8 +30,8 @@ class Encoded(NamedTuple):
 
     Attributes
     ----------
-    x : Tensor, shape (B, D)
-        Zero where not observed.
+    x : Tensor, shape (B, F)
+        Zero where not observed. F is D but for tables with classes.
     observed : bool Tensor, shape (B, D)
     clipped : int64 Tensor, shape (B,)
         Observed cells that lay outside the model's range.
@@ -77,7 +80,7 @@ class ImageEncoding(nn.Module):
         image: Tensor = raw.clamp(self.raw_low, self.raw_high).unflatten(-1, self.shape)
         return image
 
-    def decode_scale(self, deviation: Tensor) -> Tensor:
+    def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
         """A standard deviation (..., D) in model space, in raw units (..., C, H, W)."""
         image: Tensor = (deviation / self.scale).unflatten(-1, self.shape)
         return image
@@ -109,12 +112,7 @@ class TableEncoding(nn.Module):
         DataError
             If a column holds no value at all.
         """
-        seen = np.asarray(samples.observed.any(axis=0)).tolist()
-        empty = [name for name, some in zip(schema.names, seen, strict=True) if not some]
-        if empty:
-            raise DataError(
-                f"training column {empty[0]!r} has no value in any row; leave it out with --exclude"
-            )
+        _refuse_empty(samples, schema)
         mean, scale = _moments(samples.values, samples.observed)
         constant = [name for name, s in zip(schema.names, scale, strict=True) if s == 0]
         if constant:
@@ -132,19 +130,153 @@ class TableEncoding(nn.Module):
         """Standardised units (..., D) to raw units, float64."""
         return y.double() * self.scale + self.mean
 
-    def decode_scale(self, deviation: Tensor) -> Tensor:
+    def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
         """A standard deviation in standardised units, in raw units, float64."""
         return deviation.double() * self.scale
 
 
-Encoding = ImageEncoding | TableEncoding
+class MixedEncoding(nn.Module):
+    """Columns of several kinds: numbers standardised, 0 and 1 for a binary one, one-hot classes.
+
+    What comes back keeps to the kind: whole numbers, one of a binary column's two values, the code
+    of the most probable class, and a column's bounds.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    numbers : TableEncoding
+        Of the columns that are one number in model space, in their order.
+    """
+
+    single: Tensor
+    classes: Tensor
+    single_features: Tensor
+    owner: Tensor
+    level: Tensor
+    top: Tensor
+    feature_order: Tensor
+    column_order: Tensor
+    whole: Tensor
+    truth: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, columns: Sequence[Column], numbers: TableEncoding) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self.dtype = torch.float64
+        single = [i for i, column in enumerate(columns) if not column.classes]
+        classes = [i for i, column in enumerate(columns) if column.classes]
+        starts = feature_starts(columns)
+        hot = [starts[i] + j for i in classes for j in range(columns[i].classes)]
+        self.groups = group_columns([columns[i] for i in classes])
+        self._keep("single", single)
+        self._keep("classes", classes)
+        self._keep("single_features", [starts[i] for i in single])
+        self._keep("owner", [n for n, i in enumerate(classes) for _ in range(columns[i].classes)])
+        self._keep("level", [j for i in classes for j in range(columns[i].classes)])
+        self._keep("top", [columns[i].classes - 1 for i in classes])
+        self._keep("feature_order", _inverse([*(starts[i] for i in single), *hot]))
+        own = [[starts[classes[n]] + j for n in g for j in range(c)] for (_, c), g in self.groups]
+        for number, places in enumerate(own):
+            self._keep(f"group_{number}", places)
+        decoded = [*single, *(classes[n] for _, g in self.groups for n in g)]
+        self._keep("column_order", _inverse(decoded))
+        kinds = [columns[i].kind for i in single]
+        self._keep("whole", [kind == "integer" for kind in kinds])
+        self._keep("truth", [kind == "binary" for kind in kinds])
+        ends = [(columns[i].lower, columns[i].upper) for i in single]
+        self._keep("lower", [-math.inf if low is None else low for low, _ in ends], torch.float64)
+        self._keep("upper", [math.inf if high is None else high for _, high in ends], torch.float64)
+
+    def _keep(self, name: str, values: Sequence[float], dtype: torch.dtype | None = None) -> None:
+        kind = dtype or (torch.bool if values and isinstance(values[0], bool) else torch.int64)
+        self.register_buffer(name, torch.tensor(values, dtype=kind), persistent=False)
+
+    @classmethod
+    def fit(cls, samples: Samples, schema: TableSchema) -> MixedEncoding:
+        """Moments of the columns that are numbers; of the others the schema knows all.
+
+        Raises
+        ------
+        DataError
+            If a column holds no value at all.
+        """
+        _refuse_empty(samples, schema)
+        columns = schema.columns
+        single = [i for i, column in enumerate(columns) if not column.classes]
+        rows = Samples(samples.values[:, single], samples.observed[:, single])
+        numbers = TableEncoding.fit(rows, TableSchema(tuple(columns[i] for i in single)))
+        for place, column in enumerate(columns[i] for i in single):
+            if column.kind == "binary":
+                low, high = column.low or 0.0, column.high if column.high is not None else 1.0
+                numbers.mean[place] = low
+                numbers.scale[place] = high - low if high > low else 1.0
+        return cls(columns, numbers)
+
+    def forward(self, x: Tensor, observed: Tensor) -> Encoded:
+        """Read raw rows (B, D), float64, with their mask."""
+        observed = observed & ~torch.isnan(x)
+        own = x.index_select(1, self.single)
+        numbers = self.numbers(own, observed.index_select(1, self.single))
+        truths = numbers.x.clamp(0.0, 1.0).round()
+        units = torch.where(self.truth, truths, numbers.x)
+        codes = torch.where(observed, x, 0.0).index_select(1, self.classes)
+        # The schema gives whole codes within range only; what else comes here must not be no class.
+        inside = torch.minimum(codes.clamp_min(0.0).round(), self.top.double())
+        present = observed.index_select(1, self.classes).index_select(1, self.owner)
+        hot = (inside.index_select(1, self.owner) == self.level) & present
+        clipped = numbers.clipped + (inside != codes).long().sum(dim=1)
+        clipped = clipped + (self.truth & (truths != numbers.x)).long().sum(dim=1)
+        features = torch.cat([units, hot.float()], dim=1).index_select(1, self.feature_order)
+        return Encoded(features, observed, clipped)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Model space (..., F) to raw units (..., D), float64, of each column's kind."""
+        units = y.index_select(-1, self.single_features)
+        units = torch.where(self.truth, units.clamp(0.0, 1.0).round(), units)
+        raw: Tensor = self.numbers.decode(units)
+        raw = torch.where(self.whole, raw.round(), raw)
+        raw = torch.minimum(torch.maximum(raw, self.lower), self.upper)
+        codes = [own.argmax(dim=-1).double() for own in self._groups(y)]
+        return torch.cat([raw, *codes], dim=-1).index_select(-1, self.column_order)
+
+    def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
+        """Standard deviations in raw units; for classes the probability of all but the most probable."""
+        own = deviation.index_select(-1, self.single_features)
+        doubts = [1.0 - p.amax(dim=-1).clamp(0.0, 1.0).double() for p in self._groups(mean)]
+        spread = self.numbers.decode_scale(own, mean)
+        return torch.cat([spread, *doubts], dim=-1).index_select(-1, self.column_order)
+
+    def _groups(self, y: Tensor) -> list[Tensor]:
+        """Classes of the columns that have equally many, (..., n, C) each."""
+        return [
+            y.index_select(-1, getattr(self, f"group_{number}")).unflatten(-1, (len(members), classes))
+            for number, ((_, classes), members) in enumerate(self.groups)
+        ]
+
+
+Encoding = ImageEncoding | TableEncoding | MixedEncoding
 
 
 def fit_encoding(schema: Schema, samples: Samples, output_range: tuple[float, float]) -> Encoding:
     """The encoding for a schema, its statistics taken from training samples."""
     if isinstance(schema, ImageSchema):
         return ImageEncoding(schema, *output_range)
-    return TableEncoding.fit(samples, schema)
+    plain = all(column.kind == "real" and column.lower is column.upper is None for column in schema.columns)
+    return TableEncoding.fit(samples, schema) if plain else MixedEncoding.fit(samples, schema)
+
+
+def _refuse_empty(samples: Samples, schema: TableSchema) -> None:
+    seen = np.asarray(samples.observed.any(axis=0)).tolist()
+    empty = [name for name, some in zip(schema.names, seen, strict=True) if not some]
+    if empty:
+        raise DataError(f"training column {empty[0]!r} has no value in any row; leave it out with --exclude")
+
+
+def _inverse(places: list[int]) -> list[int]:
+    """Where each entry stands after a permutation."""
+    return [int(place) for place in np.argsort(places)]
 
 
 def _moments(values: np.ndarray, observed: Mask) -> tuple[np.ndarray, np.ndarray]:

@@ -204,7 +204,7 @@ def parity_feeds(fitted: Fitted) -> dict[str, list[Feeds]]:
 
 def _feeds(fitted: Fitted, graph: str, both: Feeds) -> Feeds:
     rng = np.random.default_rng(2)
-    rows, latent, elements = len(both["x"]), fitted.manifest.latent_size, fitted.manifest.schema.elements
+    rows, latent, schema = len(both["x"]), fitted.manifest.latent_size, fitted.manifest.schema
     if graph == "decode":
         return {"z": rng.standard_normal((rows, latent)).astype(np.float32) * 2}
     if graph == "step":
@@ -217,8 +217,8 @@ def _feeds(fitted: Fitted, graph: str, both: Feeds) -> Feeds:
         **both,
         "latent": np.ascontiguousarray(np.broadcast_to(bank, (chunk, rows, latent))),
         "gumbel": rng.gumbel(size=(PARITY_DRAWS, chunk, rows)).astype(np.float32),
-        "element": rng.standard_normal((PARITY_DRAWS, rows, elements)).astype(np.float32),
-        **fresh_state(rows, elements, PARITY_DRAWS),
+        "element": rng.standard_normal((PARITY_DRAWS, rows, schema.elements)).astype(np.float32),
+        **fresh_state(rows, schema.features, PARITY_DRAWS),
     }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vae_anomaly.schema import Array, ImageSchema, Mask, Schema
+from vae_anomaly.columns import Column, plain
+from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
 
 def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
@@ -28,12 +29,16 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
-        other integers with gaps become float64.
+        other integers with gaps become float64. Categories come by name.
     """
     if isinstance(x, pd.DataFrame):
         flat = (len(observed), schema.elements)
         return _fill_frame(schema, x, observed.reshape(flat), imputed.reshape(flat))
     filled = np.array(x)
+    if isinstance(schema, TableSchema) and schema.has_categories:
+        if filled.dtype.kind not in "biuf":
+            return np.where(observed, filled, schema.frame(imputed).astype(object).to_numpy())
+        imputed = named_numbers(schema, imputed)
     if observed.all() and filled.dtype.kind != "O":
         return filled
     pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
@@ -52,17 +57,49 @@ def _fill_frame(schema: Schema, x: pd.DataFrame, observed: Mask, imputed: Array)
     filled = {}
     for place, name in enumerate(names):
         model_place = model_names.index(name) if by_name else place
-        filled[place] = _fill_column(x.iloc[:, place], observed[:, model_place], imputed[:, model_place])
+        column = schema.columns[model_place] if isinstance(schema, TableSchema) else None
+        own, values = observed[:, model_place], imputed[:, model_place]
+        filled[place] = _fill_column(x.iloc[:, place], own, values, column)
     frame = pd.DataFrame(filled, index=x.index)
     frame.columns = x.columns
     return frame
 
 
-def _fill_column(column: pd.Series[Any], observed: Array, imputed: Array) -> pd.Series[Any]:
+def named_numbers(schema: TableSchema, values: Array) -> Array:
+    """Codes of categories that are numbers as those numbers; everything else as it is."""
+    named = values.copy()
+    for place, column in enumerate(schema.columns):
+        if column.categories and not any(isinstance(category, str) for category in column.categories):
+            named[..., place] = np.array(column.categories, np.float64)[values[..., place].astype(np.int64)]
+    return named
+
+
+def _fill_column(
+    cells: pd.Series[Any], observed: Array, imputed: Array, column: Column | None
+) -> pd.Series[Any]:
     if observed.all():
-        return column
-    if pd.api.types.is_float_dtype(column.dtype):
-        return column.where(observed, pd.Series(imputed, index=column.index).astype(column.dtype))
+        return cells
+    if column is not None and column.categories:
+        return _fill_categories(cells, observed, column.label(imputed).set_axis(cells.index))
+    values = pd.Series(imputed, index=cells.index)
+    if pd.api.types.is_float_dtype(cells.dtype):
+        return cells.where(observed, values.astype(cells.dtype))
+    if column is not None and column.kind in ("integer", "binary"):
+        if pd.api.types.is_extension_array_dtype(cells.dtype):
+            return cells.where(observed, values.astype(cells.dtype))
+        if cells.dtype == object:
+            kind = bool if any(isinstance(cell, bool | np.bool_) for cell in cells) else int
+            return cells.where(observed, pd.Series([kind(value) for value in imputed], cells.index, object))
     # As objects, because no other dtype takes a number in place of each kind of null.
-    values = column.astype(object).where(observed, 0).astype("float64")
-    return values.where(observed, imputed)
+    return cells.astype(object).where(observed, 0).astype("float64").where(observed, imputed)
+
+
+def _fill_categories(cells: pd.Series[Any], observed: Array, named: pd.Series[Any]) -> pd.Series[Any]:
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        own = {plain(category): category for category in cells.dtype.categories}
+        named = named.astype(object).map(lambda category: own.get(category, category))
+        strange = [category for category in named.unique() if category not in set(cells.dtype.categories)]
+        return cells.cat.add_categories(strange).where(observed, named)
+    if pd.api.types.is_float_dtype(cells.dtype) or pd.api.types.is_extension_array_dtype(cells.dtype):
+        return cells.where(observed, named.astype(object).astype(cells.dtype))
+    return cells.astype(object).where(observed, named.astype(object))

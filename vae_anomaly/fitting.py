@@ -129,8 +129,9 @@ def fit_model(
     complete = settings.completed(schema, rows)
     if complete.model is None or complete.training is None:
         raise TypeError("completed settings hold a model and its training")
-    encoding = fit_encoding(schema, parts.train, make_likelihood(complete.model).output_range)
-    model = make_model(schema.shape, complete.model, torch.Generator().manual_seed(seed))
+    likelihood = make_likelihood(complete.model, schema)
+    encoding = fit_encoding(schema, parts.train, likelihood.output_range)
+    model = make_model(schema.shape, complete.model, torch.Generator().manual_seed(seed), likelihood)
     trainer = Trainer(
         model, encoding, complete.objective, complete.training, seed, device, checkpoints, callbacks
     )

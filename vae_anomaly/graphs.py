@@ -157,7 +157,7 @@ class ImputeGraph(EntryPoint):
         noise, state = Noise(*rest[:3]), State(*rest[3:])
         after = update(self.model, self.encoded(x, observed), noise, state)
         mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.drawn)
-        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt())
+        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt(), after.mean)
         return (*after, mean, std, drawn, effective_sample_size(after))
 
 

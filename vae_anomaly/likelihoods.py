@@ -41,6 +41,18 @@ class Likelihood(nn.Module):
     outputs_per_element = 1
     output_range = (0.0, 1.0)
 
+    def outputs(self, elements: int) -> int:
+        """Raw decoder outputs for D elements."""
+        return self.outputs_per_element * elements
+
+    def features(self, elements: int) -> int:
+        """F, the numbers in model space of D elements: D unless some are classes."""
+        return elements
+
+    def widened(self, observed: Tensor) -> Tensor:
+        """The mask of every number in model space, (..., D) to (..., F)."""
+        return observed
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """Log-density per element in nats, shape (..., B, D)."""
         raise NotImplementedError
@@ -48,6 +60,10 @@ class Likelihood(nn.Module):
     def best_log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """The largest log-density that any location could give to x, at the same scale."""
         raise NotImplementedError
+
+    def surprise(self, raw: Tensor, x: Tensor) -> Tensor:
+        """How much less probable x is than the most probable value, in nats, shape (..., B, D)."""
+        return (self.best_log_prob(raw, x) - self.log_prob(raw, x)).clamp_min(0.0)
 
     def mean(self, raw: Tensor) -> Tensor:
         """E[x | z] in model space, shape (..., D)."""
@@ -93,7 +109,7 @@ class Bernoulli(Likelihood):
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """1 with probability p, else 0."""
-        return (_uniform(noise) < torch.sigmoid(raw)).to(raw.dtype)
+        return (uniform_of(noise) < torch.sigmoid(raw)).to(raw.dtype)
 
 
 class ContinuousBernoulli(Likelihood):
@@ -153,7 +169,7 @@ class ContinuousBernoulli(Likelihood):
         """Inverse distribution function log(1 + u (exp(l) - 1)) / l, for -|l|, mirrored."""
         logit = raw.clamp(-self.LIMIT, self.LIMIT)
         size = logit.abs().clamp_min(1e-3)
-        u = _uniform(noise)
+        u = uniform_of(noise)
         # For -size: log(1 - u (1 - exp(-size))) / -size concentrates at 0; mirror it for l > 0.
         low = -torch.log(1 - u * (1 - torch.exp(-size))) / size
         return torch.where(logit > 0, 1 - low, low).clamp(0.0, 1.0)
@@ -183,11 +199,15 @@ class LocationScale(Likelihood):
         """Location and scale, each broadcastable to (..., D)."""
         if self.outputs_per_element == 2:
             location, raw_scale = raw.chunk(2, dim=-1)
-            return self.output(location), self.floor + _steady_softplus(raw_scale)
+            return self.output(location), self.floor + steady_softplus(raw_scale)
         location = self.output(raw)
         if self.log_scale is not None:
             return location, self.floor + self.log_scale.exp()
         return location, torch.full((), self.fixed, dtype=raw.dtype, device=raw.device)
+
+    def surprise(self, raw: Tensor, x: Tensor) -> Tensor:
+        """-log p: the best density depends on the scale alone, whose own log stays in."""
+        return -self.log_prob(raw, x)
 
     def mean(self, raw: Tensor) -> Tensor:
         """The location."""
@@ -260,7 +280,7 @@ class Laplace(LocationScale):
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """mu - b sign(u - 1/2) log(1 - 2 |u - 1/2|)."""
         location, scale = self.parameters_of(raw)
-        centred = _uniform(noise) - 0.5
+        centred = uniform_of(noise) - 0.5
         return location - scale * torch.sign(centred) * torch.log(1 - 2 * centred.abs())
 
 
@@ -333,7 +353,7 @@ def observed_log_prob(
     return sum_elements_exactly(terms) if exactly else sum_elements(terms)
 
 
-def _steady_softplus(x: Tensor) -> Tensor:
+def steady_softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), the same bits wherever in a batch x stands: torch's differs at the end of a vector."""
     return x.clamp_min(0.0) + torch.log(1.0 + torch.exp(-x.abs()))
 
@@ -342,7 +362,7 @@ def _x_log_x(x: Tensor) -> Tensor:
     return x * torch.log(x.clamp_min(1e-30))
 
 
-def _uniform(noise: Tensor) -> Tensor:
+def uniform_of(noise: Tensor) -> Tensor:
     """Standard normal noise to (0, 1), kept off both ends."""
     return (0.5 + 0.5 * torch.erf(noise / math.sqrt(2))).clamp(1e-6, 1 - 1e-6)
 

@@ -12,8 +12,10 @@ from reprlib import repr as shortened
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+from vae_anomaly.columns import KINDS as KINDS_OF_COLUMNS
+from vae_anomaly.columns import MOST_CATEGORIES, Column
 from vae_anomaly.exceptions import BundleError
-from vae_anomaly.schema import Column, ImageSchema, Schema, schema_from_dict
+from vae_anomaly.schema import ImageSchema, Schema, schema_from_dict
 
 FORMAT_VERSION = 1
 READABLE_VERSIONS = (1,)
@@ -236,13 +238,26 @@ def _read_schema(data: Any) -> Schema:
     if not isinstance(schema.named, bool):
         raise _wrong("schema.named", schema.named, WORDS[bool])
     for column in schema.columns:
-        _check_fields(column)
+        _check_column(column)
     if not schema.columns or len(set(schema.names)) < len(schema.names):
         raise _wrong("schema.columns", schema.names, "one or more, none twice")
     return schema
 
 
+def _check_column(column: Column) -> None:
+    _check_fields(column)
+    categories, most = column.categories, 2 if column.kind == "binary" else MOST_CATEGORIES
+    if column.kind not in KINDS_OF_COLUMNS:
+        raise _wrong("schema.kind", column.kind, ", ".join(KINDS_OF_COLUMNS))
+    needed = column.kind in ("categorical", "ordinal")
+    if len(set(categories)) < len(categories) or not needed <= len(categories) <= most:
+        raise _wrong("schema.categories", categories, f"at most {most} categories, none twice")
+    if categories and not (needed or column.kind == "binary"):
+        raise _wrong("schema.categories", categories, f"none in a column that is {column.kind}")
+
+
 def _check_fields(part: ImageSchema | Column) -> None:
     for key, hint in get_type_hints(type(part)).items():
+        value = getattr(part, key)
         if get_origin(hint) is not ClassVar:
-            _typed(f"schema.{key}", getattr(part, key), hint)
+            _typed(f"schema.{key}", list(value) if isinstance(value, tuple) else value, hint)

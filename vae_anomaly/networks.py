@@ -151,17 +151,26 @@ class PointHead(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Fully connected layers over the elements, and over the mask when it is an input."""
+    """Fully connected layers over the elements, and over the mask when it is an input.
 
-    def __init__(self, elements: int, config: ModelConfig) -> None:
+    Parameters
+    ----------
+    elements : int
+        D.
+    config : ModelConfig
+    features : int, optional
+        F, numbers of a row in model space, where that is not D.
+    """
+
+    def __init__(self, elements: int, config: ModelConfig, features: int | None = None) -> None:
         super().__init__()
         self.mask_input = config.mask_input
-        widths = (elements * (1 + config.mask_input), *config.hidden)
+        widths = ((features or elements) + elements * config.mask_input, *config.hidden)
         self.trunk = _mlp(widths, config)
         self.head = make_head(widths[-1], config)
 
     def forward(self, x: Tensor, observed: Tensor) -> Posterior:
-        """Rows (B, D) to their posterior."""
+        """Rows (B, F) with their mask (B, D) to their posterior."""
         posterior: Posterior = self.head(self.trunk(_with_mask(x, observed, self.mask_input)))
         return posterior
 
@@ -174,11 +183,11 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """The encoder's layers, mirrored."""
 
-    def __init__(self, elements: int, outputs: int, config: ModelConfig) -> None:
+    def __init__(self, outputs: int, config: ModelConfig) -> None:
         super().__init__()
         widths = (config.latent_size, *reversed(config.hidden))
         self.trunk = _mlp(widths, config)
-        self.out = nn.Linear(widths[-1], elements * outputs)
+        self.out = nn.Linear(widths[-1], outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents (..., L) to raw parameters (..., P * D)."""
@@ -296,8 +305,19 @@ def make_head(features: int, config: ModelConfig) -> GaussianHead | PointHead:
     return PointHead(features, config.latent_size, config.spatial_code)
 
 
-def make_networks(shape: tuple[int, ...], outputs: int, config: ModelConfig) -> tuple[nn.Module, nn.Module]:
+def make_networks(
+    shape: tuple[int, ...], outputs: int, config: ModelConfig, features: int | None = None
+) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder for samples of a shape: (D,) or (C, H, W).
+
+    Parameters
+    ----------
+    shape : tuple of int
+    outputs : int
+        Raw numbers that the decoder gives for one sample.
+    config : ModelConfig
+    features : int, optional
+        F, numbers of a row in model space, where that is not D.
 
     Raises
     ------
@@ -305,12 +325,11 @@ def make_networks(shape: tuple[int, ...], outputs: int, config: ModelConfig) -> 
         If a convolutional network is asked for a table, or has too many layers for the image.
     """
     if config.network == "mlp":
-        elements = math.prod(shape)
-        return MLPEncoder(elements, config), MLPDecoder(elements, outputs, config)
+        return MLPEncoder(math.prod(shape), config, features), MLPDecoder(outputs, config)
     if len(shape) != 3:
         raise ConfigError("a convolutional network needs images; set network to 'mlp' for tables")
     image = (shape[0], shape[1], shape[2])
-    return ConvEncoder(image, config), ConvDecoder(image, outputs, config)
+    return ConvEncoder(image, config), ConvDecoder(image, outputs // math.prod(shape), config)
 
 
 def _with_mask(x: Tensor, observed: Tensor, mask_input: bool) -> Tensor:

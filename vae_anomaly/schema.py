@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vae_anomaly.exceptions import SchemaError
+from vae_anomaly.columns import Bounds, Column, Kinds, bounded, infer_column, object_numbers
+from vae_anomaly.exceptions import ConfigError, SchemaError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -76,11 +79,16 @@ class ImageSchema:
         """D = C * H * W."""
         return self.channels * self.height * self.width
 
+    @property
+    def features(self) -> int:
+        """F = D, the numbers of one image in model space."""
+        return self.elements
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description, read back by `schema_from_dict`."""
         return {"kind": self.kind, **asdict(self)}
 
-    def read(self, x: Any, observed: Any = None) -> Samples:
+    def read(self, x: Any, observed: Any = None, *, strict: bool = False) -> Samples:
         """Cast images to the model's dtype and shape (B, C, H, W).
 
         Parameters
@@ -89,6 +97,8 @@ class ImageSchema:
             NaN means missing.
         observed : bool array-like, optional
             Same shape as ``x``, or (B, H, W) to hide all channels at once.
+        strict : bool
+            Images have no categories to be strict about.
 
         Raises
         ------
@@ -177,28 +187,6 @@ class ImageSchema:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        "real" for now; the other kinds come with mixed tables.
-    low, high : float
-        Range seen in training, raw units, for display.
-    dtype : str
-        The training column's own dtype, such as "int64".
-    """
-
-    name: str
-    kind: str = "real"
-    low: float | None = None
-    high: float | None = None
-    dtype: str = "float64"
-
-
-@dataclass(frozen=True)
 class TableSchema:
     """Named columns in model order.
 
@@ -232,9 +220,24 @@ class TableSchema:
         """D, the number of columns."""
         return len(self.columns)
 
+    @property
+    def features(self) -> int:
+        """F, the numbers of one row in model space: a categorical column has one per class."""
+        return sum(column.features for column in self.columns)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some column is not real."""
+        return any(column.kind != "real" for column in self.columns)
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether a cell can hold a value that training did not have."""
+        return any(column.categories or column.kind == "binary" for column in self.columns)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description, read back by `schema_from_dict`."""
-        return {"kind": self.kind, "named": self.named, "columns": [asdict(c) for c in self.columns]}
+        return {"kind": self.kind, "named": self.named, "columns": [c.to_dict() for c in self.columns]}
 
     def check_names(self, names: Sequence[str]) -> None:
         """Raise `SchemaError` unless ``names`` holds exactly the known columns, in any order."""
@@ -255,8 +258,8 @@ class TableSchema:
         known = ", ".join(self._names[:NAMED_AT_MOST]) + (", ..." if len(self._names) > NAMED_AT_MOST else "")
         return f"did you mean {close[0]!r}?" if close else f"known: {known}"
 
-    def read(self, x: Any, observed: Any = None) -> Samples:
-        """Read rows as float64, columns in model order.
+    def read(self, x: Any, observed: Any = None, *, strict: bool = False) -> Samples:
+        """Read rows as float64, columns in model order, categories as their codes.
 
         Parameters
         ----------
@@ -264,22 +267,36 @@ class TableSchema:
             A data frame is read by column name. NaN and None mean missing.
         observed : bool array-like, shape (B, D), optional
             In the order of the columns of ``x``.
+        strict : bool
+            Refuse a category that training did not have, in place of calling it missing.
 
         Raises
         ------
         SchemaError
             If columns, dtype or shape do not fit, or a cell is infinite.
         """
+        values, present, unseen = self._read(x, observed)
+        if strict and unseen.any():
+            raise SchemaError(self._strange(unseen))
+        return Samples(values, present)
+
+    def unseen(self, x: Any, observed: Any = None) -> Mask:
+        """Observed cells with a category that training did not have, shape (B, D); they count as missing."""
+        return self._read(x, observed)[2]
+
+    def _read(self, x: Any, observed: Any) -> tuple[Array, Mask, Mask]:
+        order = list(range(self.elements))
         if isinstance(x, pd.DataFrame):
             order = self.order([str(name) for name in x.columns])
-            frame = x.iloc[:, order]
-            parts = [_numeric_column(frame.iloc[:, i], name) for i, name in enumerate(self._names)]
-            values = np.column_stack(parts) if parts else np.empty((len(x), 0))
+            values, unseen = self._read_columns(x.iloc[:, order])
+        elif self.has_categories:
+            cells = _array(x, "cells")
+            self._check_shape(cells.shape)
+            values, unseen = self._read_columns(pd.DataFrame(cells))
         else:
-            order = list(range(self.elements))
             values = _numeric(_array(x, "cells"), "cells").astype(np.float64)
-        if values.ndim != 2 or values.shape[1] != self.elements:
-            raise SchemaError(f"rows have shape {values.shape}; expected (B, {self.elements})")
+            unseen = np.zeros(values.shape, dtype=np.bool_)
+        self._check_shape(values.shape)
         _refuse_infinite(values, "row")
         present = ~np.isnan(values)
         if observed is not None:
@@ -287,7 +304,36 @@ class TableSchema:
             if mask.shape != values.shape:
                 raise SchemaError(f"observed has shape {mask.shape}; expected {values.shape}, as the rows")
             present &= mask[:, order]
-        return Samples(values, present)
+            unseen = unseen & mask[:, order]
+        return values, present, unseen
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 2 or shape[1] != self.elements:
+            raise SchemaError(f"rows have shape {shape}; expected (B, {self.elements})")
+
+    def _read_columns(self, frame: pd.DataFrame) -> tuple[Array, Mask]:
+        """Columns in model order to numbers, and the cells with a strange category, both (B, D)."""
+        parts = [column.read(frame.iloc[:, i]) for i, column in enumerate(self.columns)]
+        if not parts:
+            return np.empty((len(frame), 0)), np.empty((len(frame), 0), dtype=np.bool_)
+        values, unseen = (np.column_stack(part) for part in zip(*parts, strict=True))
+        return values, unseen
+
+    def _strange(self, unseen: Mask) -> str:
+        row, place = (int(part[0]) for part in np.nonzero(unseen))
+        column = self.columns[place]
+        known = column.categories or (column.low, column.high)
+        shown = ", ".join(map(str, known[:NAMED_AT_MOST])) + (", ..." if len(known) > NAMED_AT_MOST else "")
+        return (
+            f"column {column.name!r} has a category in row {row} that was not in training; it had {shown}: "
+            "mend the cell, or leave strict out to call it missing"
+        )
+
+    def frame(self, values: Array, index: pd.Index[Any] | None = None) -> pd.DataFrame:
+        """Rows in the model's numbers as a caller would write them: categories by name."""
+        labelled = [column.label(values[:, i]) for i, column in enumerate(self.columns)]
+        frame = pd.concat(labelled, axis=1) if labelled else pd.DataFrame(index=range(len(values)))
+        return frame.set_axis(list(self._names), axis=1).set_axis(index if index is not None else frame.index)
 
     def order(self, names: list[str]) -> list[int]:
         """Where each of the model's columns stands among names; by place where none were trained.
@@ -312,27 +358,47 @@ def schema_from_dict(data: dict[str, Any]) -> Schema:
     fields = {key: value for key, value in data.items() if key != "kind"}
     if data["kind"] == "image":
         return ImageSchema(**fields)
-    columns = tuple(Column(**column) for column in fields.pop("columns"))
+    columns = tuple(
+        Column(**{**column, "categories": tuple(column.get("categories", ()))})
+        for column in fields.pop("columns")
+    )
     return TableSchema(columns, **fields)
 
 
-def infer_schema(x: Any) -> Schema:
+def infer_schema(x: Any, kinds: Kinds | None = None, bounds: Bounds | None = None) -> Schema:
     """The schema of training data: (B, D) is a table, (B, H, W) or (B, C, H, W) are images.
 
     uint8 images keep 0..255; float images take 0..1 when they lie inside it, else the range
-    of the data; whole-number images of other integer types must fit 0..255.
+    of the data; whole-number images of other integer types must fit 0..255. For the columns of a
+    data frame see `columns.infer_column`; those of a bare array are real unless ``kinds`` says more.
+
+    Parameters
+    ----------
+    x : DataFrame or array-like
+    kinds : mapping of column to kind, optional
+        By name, or by place in a bare array; a list of categories makes an ordinal column.
+    bounds : mapping of column to (lower, upper), optional
+        What expected, imputed and drawn values keep to; None for no bound.
 
     Raises
     ------
     SchemaError
-        If the array has another number of dimensions, text, complex or infinite values.
+        If the array has another number of dimensions, text, complex or infinite values; or a column
+        is text, holds too many categories, or does not go with its kind.
+    ConfigError
+        If kinds or bounds name no column, no kind, or come with images.
     """
+    kinds, bounds = kinds or {}, bounds or {}
     if isinstance(x, pd.DataFrame):
-        return _table_schema(x, named=True)
-    values = _numeric(_array(x, "cells"), "cells")
-    if values.ndim == 2:
-        frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
-        return _table_schema(frame, named=False)
+        return _table_schema(x, True, kinds, bounds)
+    cells = _array(x, "cells")
+    if cells.ndim == 2:
+        cells = cells if kinds and cells.dtype == object else _numeric(cells, "cells")
+        frame = pd.DataFrame(cells, columns=[f"x{i}" for i in range(cells.shape[1])])
+        return _table_schema(frame, False, kinds, bounds)
+    if kinds or bounds:
+        raise ConfigError("kinds and bounds are of the columns of a table, and got images; leave them out")
+    values = _numeric(cells, "cells")
     if values.ndim not in (3, 4):
         raise SchemaError(
             f"data has shape {values.shape}; expected a table (B, D) or images (B, H, W) or (B, C, H, W)"
@@ -363,19 +429,31 @@ def _image_schema(values: Array) -> ImageSchema:
     return ImageSchema(channels, height, width, "float32", low, high if high > low else low + 1.0)
 
 
-def _table_schema(frame: pd.DataFrame, named: bool) -> TableSchema:
+def _table_schema(frame: pd.DataFrame, named: bool, kinds: Kinds, bounds: Bounds) -> TableSchema:
     names = [str(name) for name in frame.columns]
     if not names:
         raise SchemaError("the table has no columns; give at least one")
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise SchemaError(f"column {repeated[0]!r} appears more than once; drop the repeats")
+    own_kinds, own_bounds = _by_name(kinds, names, named), _by_name(bounds, names, named)
     columns = []
     for i, name in enumerate(names):
-        values = _numeric_column(frame.iloc[:, i], name)
-        finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
-        columns.append(Column(name, "real", low, high, str(frame.dtypes.iloc[i])))
+        column = infer_column(frame.iloc[:, i], name, own_kinds.get(name), typed=named)
+        columns.append(bounded(column, own_bounds[name]) if name in own_bounds else column)
     return TableSchema(tuple(columns), named)
+
+
+def _by_name(given: Mapping[Any, T], names: list[str], named: bool) -> dict[str, T]:
+    """Settings of single columns by their names; a bare array's may be given by place."""
+    found = {}
+    for key, value in given.items():
+        name = names[key] if not named and isinstance(key, int) and 0 <= key < len(names) else str(key)
+        if name not in names:
+            close = get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names[:NAMED_AT_MOST])}"
+            raise ConfigError(f"kinds or bounds name an unknown column {key!r}; {hint}")
+        found[name] = value
+    return found
 
 
 def _others(names: list[str]) -> str:
@@ -393,33 +471,12 @@ def _array(x: Any, what: str) -> Array:
 def _numeric(values: Array, what: str) -> Array:
     """Native byte order, bool and object columns of numbers as numbers; text and complex refused."""
     if values.dtype.kind == "O":
-        values = _object_numbers(values, what)
+        values = object_numbers(values, what)
     if values.dtype.kind not in "biuf":
         raise SchemaError(f"{what} have dtype {values.dtype}; expected numbers")
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _object_numbers(values: Array, what: str) -> Array:
-    if text := next((v for v in values.ravel() if isinstance(v, str | bytes | complex)), None):
-        raise SchemaError(f"{what} hold {type(text).__name__} values; expected numbers")
-    try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SchemaError(f"{what} have dtype object and do not convert to numbers") from error
-
-
-def _numeric_column(column: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
-    if not (pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == object) or (
-        pd.api.types.is_complex_dtype(column.dtype)
-    ):
-        raise SchemaError(
-            f"column {name!r} has dtype {column.dtype}; expected numbers: convert it or leave it out"
-        )
-    if column.dtype == object:
-        return _object_numbers(column.where(column.notna(), np.nan).to_numpy(), f"column {name!r}: cells")
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _boolean(observed: Any) -> Mask:

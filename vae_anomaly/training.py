@@ -299,7 +299,7 @@ class Trainer:
         if self.config.random_mask:
             shape = getattr(self.encoding, "shape", None)
             observed = observed & random_masks(observed.shape, shape, self.config.random_mask, generator)
-            x = torch.where(observed, x, 0.0)
+            x = torch.where(self.model.likelihood.widened(observed), x, 0.0)
         return x, observed
 
     def _step(

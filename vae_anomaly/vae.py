@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from vae_anomaly.columns import family
 from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, LocationScale, observed_log_prob, sum_elements
+from vae_anomaly.mixed import Mixed
 from vae_anomaly.networks import ModelConfig, Posterior, make_networks
+from vae_anomaly.schema import Schema, TableSchema
 
 
 class Autoencoder(nn.Module):
@@ -131,18 +134,28 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, dim=0) - math.log(log_weights.shape[0])
 
 
-def make_likelihood(config: ModelConfig) -> Likelihood:
-    """The likelihood that a configuration names."""
+def make_likelihood(config: ModelConfig, schema: Schema | None = None) -> Likelihood:
+    """The likelihood that a configuration names; for a mixed table that of its numbers."""
     kind = LIKELIHOODS[config.likelihood]
-    return kind(config.scale, config.output) if issubclass(kind, LocationScale) else kind()
+    likelihood = kind(config.scale, config.output) if issubclass(kind, LocationScale) else kind()
+    if isinstance(schema, TableSchema) and any(family(column) != "number" for column in schema.columns):
+        return Mixed(schema.columns, likelihood)
+    return likelihood
 
 
-def make_model(shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> Autoencoder:
+def make_model(
+    shape: tuple[int, ...],
+    config: ModelConfig,
+    generator: torch.Generator,
+    likelihood: Likelihood | None = None,
+) -> Autoencoder:
     """A model for samples of shape (D,) or (C, H, W), its weights drawn from ``generator``."""
-    likelihood = make_likelihood(config)
+    likelihood = likelihood or make_likelihood(config)
+    elements = math.prod(shape)
+    outputs, features = likelihood.outputs(elements), likelihood.features(elements)
     # Layers draw their first weights from the global generator; fork it, then draw our own.
     with torch.random.fork_rng(devices=[]):
-        encoder, decoder = make_networks(shape, likelihood.outputs_per_element, config)
+        encoder, decoder = make_networks(shape, outputs, config, features)
     model = (VAE if config.kind == "vae" else Autoencoder)(encoder, decoder, likelihood, config.latent_size)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

@@ -87,12 +87,14 @@ def test_decoded_images_stay_in_the_raw_range() -> None:
     decoded = encoding.decode(y)
     assert decoded.shape == (2, 3, 2, 8, 9)
     assert decoded.flatten()[:5].tolist() == [-5.0, -5.0, 0.0, 15.0, 15.0]
-    assert encoding.decode_scale(torch.full((1, 144), 0.5)).unique().tolist() == [10.0]
+    assert encoding.decode_scale(torch.full((1, 144), 0.5), torch.zeros(1, 144)).unique().tolist() == [10.0]
 
 
 def test_a_tanh_range_halves_the_scale() -> None:
     encoding = ImageEncoding(GREY, -1.0, 1.0)
-    torch.testing.assert_close(encoding.decode_scale(torch.ones(1, 72)), torch.full((1, 1, 8, 9), 127.5))
+    torch.testing.assert_close(
+        encoding.decode_scale(torch.ones(1, 72), torch.zeros(1, 72)), torch.full((1, 1, 8, 9), 127.5)
+    )
 
 
 def test_columns_are_standardised_by_their_observed_cells() -> None:
@@ -112,7 +114,9 @@ def test_columns_are_standardised_by_their_observed_cells() -> None:
     back = encoding.decode(x)
     assert back.dtype == torch.float64
     torch.testing.assert_close(back[:, 0], torch.from_numpy(values[:, 0]), rtol=1e-6, atol=0)
-    torch.testing.assert_close(encoding.decode_scale(torch.ones(1, 2)), encoding.scale[None])
+    torch.testing.assert_close(
+        encoding.decode_scale(torch.ones(1, 2), torch.zeros(1, 2)), encoding.scale[None]
+    )
 
 
 def test_nan_is_missing_whatever_the_mask_says() -> None:

@@ -170,7 +170,7 @@ def test_imputation_is_the_weighted_mean_of_the_decoder(
         expected = (weights * means).sum(dim=0)
         variance = (weights * (variances + (means - expected) ** 2)).sum(dim=0)
         raw_mean = fitted.score_graph.encoding.decode(expected.float()).numpy()
-        raw_std = fitted.score_graph.encoding.decode_scale(variance.sqrt().float()).numpy()
+        raw_std = fitted.score_graph.encoding.decode_scale(variance.sqrt().float(), mean.float()).numpy()
     np.testing.assert_allclose(out["mean_raw"], raw_mean, rtol=1e-3)
     np.testing.assert_allclose(out["std_raw"], raw_std, rtol=1e-3)
     np.testing.assert_allclose(out["ess"], 1 / (weights[:, :, 0] ** 2).sum(dim=0).numpy(), rtol=1e-3)

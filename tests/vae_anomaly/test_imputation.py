@@ -241,5 +241,5 @@ def test_a_timestamps_column_comes_back_with_its_digits() -> None:
     mean, variance = conditional(ROWS.x, ROWS.observed)
     seconds = encoding.decode(state.mean) - 1.7e9
     torch.testing.assert_close(seconds, 3600 * mean, rtol=0, atol=20.0)
-    spread = encoding.decode_scale(state.variance.sqrt())
+    spread = encoding.decode_scale(state.variance.sqrt(), state.mean)
     torch.testing.assert_close(spread, 3600 * variance.sqrt(), rtol=5e-3, atol=0)

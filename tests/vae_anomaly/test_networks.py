@@ -48,7 +48,7 @@ TINY = ModelConfig(network="conv", hidden=(3, 4), latent_size=2, likelihood="ber
 def networks(shape: tuple[int, ...], config: ModelConfig, outputs: int = 1) -> tuple[nn.Module, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder, decoder = make_networks(shape, outputs, config)
+        encoder, decoder = make_networks(shape, outputs * math.prod(shape), config)
     return encoder.eval(), decoder.eval()
 
 
@@ -253,4 +253,4 @@ def test_networks_that_cannot_be_are_refused(
     shape: tuple[int, ...], config: ModelConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        make_networks(shape, 1, config)
+        make_networks(shape, math.prod(shape), config)

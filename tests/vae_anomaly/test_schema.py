@@ -271,7 +271,8 @@ def test_no_rows_are_a_batch_too(schema: Schema, x: Any, shape: tuple[int, ...])
         ([[1.0, np.nan], [3.0, np.nan]],
          TableSchema((Column("x0", "real", 1.0, 3.0), Column("x1")), named=False)),
         (frame(n=[1, 2], ok=[True, False]),
-         TableSchema((Column("n", "real", 1.0, 2.0, "int64"), Column("ok", "real", 0.0, 1.0, "bool")))),
+         TableSchema((Column("n", "integer", 1.0, 2.0, "int64", lower=0.0),
+                      Column("ok", "binary", 0.0, 1.0, "bool")))),
     ],
     ids=["uint8", "int64", "unit-range", "range", "constant", "all-missing", "array", "frame"],
 )  # fmt: skip

@@ -68,7 +68,7 @@ class Evidence:
         best = likelihood.best_log_prob(self.reconstruction, x)
         gap = (best - likelihood.log_prob(self.reconstruction, x)).clamp_min(0.0)
         present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
-        return torch.where(observed, gap, 0.0) * (x.shape[-1] / present)[:, None]
+        return torch.where(observed, gap, 0.0) * (observed.shape[-1] / present)[:, None]
 
     @cached_property
     def latents(self) -> Tensor:

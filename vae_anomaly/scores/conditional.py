@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_anomaly.likelihoods import LocationScale, sum_elements
+from vae_anomaly.likelihoods import sum_elements
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 
 # Parts of a sample, each hidden once while the others are seen.
@@ -44,7 +44,7 @@ class Conditional(Score):
     def fit(self, training: TrainingEvidence) -> None:
         """Draw the folds for samples of the training data's shape."""
         first = next(iter(training()))
-        shape = first.shape or tuple(first.encoded.x.shape[1:])
+        shape = first.shape or tuple(first.encoded.observed.shape[1:])
         self.hidden = folds(shape).to(first.encoded.x.device)
 
     def forward(self, evidence: Evidence) -> Tensor:
@@ -52,17 +52,15 @@ class Conditional(Score):
         x, observed, _ = evidence.encoded
         cost = torch.stack([self._fold(evidence, hidden) for hidden in self.hidden]).sum(dim=0)
         present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
-        return sum_elements(cost) * (x.shape[-1] / present) / len(self.hidden)
+        return sum_elements(cost) * (observed.shape[-1] / present) / len(self.hidden)
 
     def _fold(self, evidence: Evidence, hidden: Tensor) -> Tensor:
         """Cost of each element, shape (B, D); 0 where visible or missing."""
         model, (x, observed, _) = evidence.model, evidence.encoded
         visible = observed & ~hidden
-        raw = model.decode(model.encode(torch.where(visible, x, 0.0), visible).mean)
-        cost = -model.likelihood.log_prob(raw, x)
-        # A location-scale family's best density depends on its scale alone: its own log stays in.
-        if not isinstance(model.likelihood, LocationScale):
-            cost = (cost + model.likelihood.best_log_prob(raw, x)).clamp_min(0.0)
+        seen = torch.where(model.likelihood.widened(visible), x, 0.0)
+        raw = model.decode(model.encode(seen, visible).mean)
+        cost = model.likelihood.surprise(raw, x)
         return torch.where(observed & hidden, cost, 0.0)
 
 

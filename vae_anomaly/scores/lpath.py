@@ -56,10 +56,10 @@ def _norms(evidence: Evidence) -> Tensor:
     mean, log_variance = evidence.posterior
     if log_variance is None:
         raise TypeError("an autoencoder's code has no sigma")
-    error = torch.where(observed, x - evidence.expected, 0.0).double()
+    error = torch.where(evidence.model.likelihood.widened(observed), x - evidence.expected, 0.0).double()
     present = sum_elements(observed.double()).clamp_min(1.0)
     squares = (
-        sum_elements(error**2) * (x.shape[-1] / present),
+        sum_elements(error**2) * (observed.shape[-1] / present),
         sum_elements(mean.double() ** 2),
         sum_elements(log_variance.double().exp()),
     )

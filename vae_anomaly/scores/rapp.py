@@ -39,5 +39,5 @@ class Rapp(Score):
 def _difference(evidence: Evidence) -> Tensor:
     """Activations of x less those of its reconstruction, shape (B, F)."""
     x, observed, _ = evidence.encoded
-    again = torch.where(observed, evidence.expected, 0.0)
+    again = torch.where(evidence.model.likelihood.widened(observed), evidence.expected, 0.0)
     return evidence.model.activations(x, observed) - evidence.model.activations(again, observed)

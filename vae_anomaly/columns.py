@@ -1,0 +1,338 @@
+"""What a column of a table holds: its kind, its categories, its bounds, and how cells become numbers.
+
+The model reads float64: a number as it is, a category as its code 0, 1, ... in the order of
+`Column.categories`. Text never reaches a graph.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vae_anomaly.exceptions import ConfigError, SchemaError
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Category = str | int | float | bool
+Kinds = Mapping[Any, str | Sequence[Category]]
+Bounds = Mapping[Any, Sequence[float | None]]
+
+KINDS = ("real", "positive", "integer", "binary", "categorical", "ordinal")
+# One-hot columns and decoder outputs grow with it; beyond, a column is names rather than classes.
+MOST_CATEGORIES = 100
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"real", "positive", "integer", "binary", "categorical", "ordinal"}
+    low, high : float
+        Range seen in training, raw units or codes.
+    dtype : str
+        The training column's own dtype, such as "int64".
+    categories : tuple of str, int, float or bool
+        What the codes 0, 1, ... stand for; empty where the raw values are numbers themselves.
+    lower, upper : float, optional
+        Bounds that expected, imputed and drawn values keep to.
+    """
+
+    name: str
+    kind: str = "real"
+    low: float | None = None
+    high: float | None = None
+    dtype: str = "float64"
+    categories: tuple[Category, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+
+    @property
+    def classes(self) -> int:
+        """C, how many classes a categorical or ordinal column has; 0 for every other kind."""
+        return len(self.categories) if self.kind in ("categorical", "ordinal") else 0
+
+    @property
+    def features(self) -> int:
+        """Numbers that stand for the column in model space: one per class, else one."""
+        return self.classes or 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; what only some kinds have is left out where it is empty."""
+        every = asdict(self) | {"categories": list(self.categories)}
+        return {k: v for k, v in every.items() if k not in ("categories", "lower", "upper") or v or v == 0}
+
+    @cached_property
+    def _codes(self) -> dict[Category, float]:
+        codes = {category: float(code) for code, category in enumerate(self.categories)}
+        # A CSV has text where the training data had numbers, and the reverse.
+        return {str(category): code for category, code in codes.items()} | codes
+
+    def read(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+        """The cells as the model takes them, and which of them hold a value never seen in training.
+
+        Returns
+        -------
+        float64 ndarray, shape (B,)
+            NaN where missing or never seen.
+        bool ndarray, shape (B,)
+
+        Raises
+        ------
+        SchemaError
+            If a column of numbers holds anything else.
+        """
+        if self.categories:
+            place, values = pd.factorize(cells)
+            codes = np.array([*(self._codes.get(plain(value), np.nan) for value in values), np.nan])
+            read = codes[place]
+            return read, np.isnan(read) & (place >= 0)
+        read = to_numbers(cells, self.name)
+        if self.kind != "binary":
+            return read, np.zeros(len(read), dtype=np.bool_)
+        unseen = ~np.isnan(read) & (read != self.low) & (read != self.high)
+        return np.where(unseen, np.nan, read), unseen
+
+    def label(self, values: Floats) -> pd.Series[Any]:
+        """The model's numbers as a caller would write them: categories by name, whole numbers whole."""
+        if self.categories:
+            codes = np.where(np.isnan(values), -1, values).astype(np.int64)
+            classes = pd.CategoricalDtype(list(self.categories), ordered=self.kind == "ordinal")
+            named = pd.Categorical.from_codes(codes, dtype=classes)
+            return pd.Series(named if self.dtype == "category" else named.astype(object), name=self.name)
+        whole = self.kind in ("integer", "binary") and self.dtype != "float64"
+        if whole and not np.isnan(values).any():
+            kind = np.bool_ if self.dtype in ("bool", "boolean") else np.int64
+            return pd.Series(values.astype(kind), name=self.name)
+        return pd.Series(values, name=self.name)
+
+
+def infer_column(
+    cells: pd.Series[Any], name: str, kind: str | Sequence[Category] | None = None, *, typed: bool = True
+) -> Column:
+    """The column that training cells are of, by dtype and values.
+
+    ======================================================  ==================
+    cells                                                   kind
+    ======================================================  ==================
+    booleans; whole numbers, 0 and 1 only                   binary
+    other whole numbers: an integer dtype, or a float       integer
+    dtype with gaps, which pandas makes of it
+    other numbers                                           real
+    pandas categories, ordered / not ordered                ordinal, categorical
+    text of at most 100 values, each twice on average       categorical
+    ======================================================  ==================
+
+    Parameters
+    ----------
+    cells : Series
+    name : str
+    kind : str or sequence, optional
+        In place of the inferred one; a sequence is the categories of an ordinal column, in order.
+    typed : bool
+        False for the columns of a bare array: numbers stay real.
+
+    Raises
+    ------
+    SchemaError
+        If the cells hold neither numbers nor categories, or too many of them, or do not go with ``kind``.
+    ConfigError
+        If there is no such kind.
+    """
+    order: Sequence[Category] | None = None
+    if kind is not None and not isinstance(kind, str):
+        kind, order = "ordinal", tuple(plain(category) for category in kind)
+    if kind is not None and kind not in KINDS:
+        close = get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose {', '.join(KINDS)}"
+        raise ConfigError(f"kind of column {name!r} is {kind!r}; {hint}")
+    kind = kind or _inferred_kind(cells, name, typed)
+    if kind in ("categorical", "ordinal") or (kind == "binary" and not _is_numeric(cells)):
+        return _with_categories(cells, name, kind, order)
+    return _with_numbers(cells, name, kind)
+
+
+def plain(value: Any) -> Category:
+    """A category as JSON holds it: what is no text, truth or number becomes text."""
+    if isinstance(value, str | bool | np.bool_):
+        return str(value) if isinstance(value, str) else bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and np.isfinite(float(value)) else str(value)
+
+
+def to_numbers(column: pd.Series[Any], name: str) -> Floats:
+    """A column of numbers of any dtype as float64, NaN where missing; `SchemaError` for anything else."""
+    if not (pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == object) or (
+        pd.api.types.is_complex_dtype(column.dtype)
+    ):
+        raise SchemaError(
+            f"column {name!r} has dtype {column.dtype}; expected numbers: convert it or leave it out"
+        )
+    if column.dtype == object:
+        return object_numbers(column.where(column.notna(), np.nan).to_numpy(), f"column {name!r}: cells")
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def object_numbers(values: npt.NDArray[Any], what: str) -> Floats:
+    """Python numbers as float64; text and complex numbers are refused."""
+    if text := next((v for v in values.ravel() if isinstance(v, str | bytes | complex)), None):
+        raise SchemaError(f"{what} hold {type(text).__name__} values; expected numbers")
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SchemaError(f"{what} have dtype object and do not convert to numbers") from error
+
+
+def bounded(column: Column, bounds: Sequence[float | None]) -> Column:
+    """The column with these bounds.
+
+    Raises
+    ------
+    ConfigError
+        If it has no numbers to bound, or the bounds leave out some of its training values.
+    """
+    if len(bounds) != 2:
+        raise ConfigError(f"bounds of column {column.name!r} are {bounds}; give a lower and an upper one")
+    lower, upper = bounds
+    if column.categories or column.kind == "binary":
+        raise ConfigError(f"column {column.name!r} is {column.kind}; only numbers have bounds")
+    below = lower is not None and column.low is not None and column.low < lower
+    if below or (upper is not None and column.high is not None and column.high > upper):
+        raise ConfigError(
+            f"bounds of column {column.name!r} are {lower} to {upper}, its training values run from "
+            f"{column.low:g} to {column.high:g}; widen the bounds or mend the data"
+        )
+    return replace(
+        column,
+        lower=column.lower if lower is None else float(lower),
+        upper=column.upper if upper is None else float(upper),
+    )
+
+
+Group = tuple[tuple[str, int], list[int]]
+
+
+def group_columns(columns: Sequence[Column]) -> list[Group]:
+    """Places of the columns that share a likelihood, by family and number of classes."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for place, column in enumerate(columns):
+        groups.setdefault((family(column), column.classes), []).append(place)
+    return list(groups.items())
+
+
+def family(column: Column) -> str:
+    """Which likelihood a column has: "number", or its kind."""
+    return column.kind if column.classes or column.kind == "binary" else "number"
+
+
+def feature_starts(columns: Sequence[Column]) -> list[int]:
+    """Place of each column's first feature in model space."""
+    starts, next_one = [], 0
+    for column in columns:
+        starts.append(next_one)
+        next_one += column.features
+    return starts
+
+
+def _is_numeric(cells: pd.Series[Any]) -> bool:
+    if cells.dtype == object:
+        return all(isinstance(cell, numbers.Number) for cell in cells[cells.notna()])
+    return pd.api.types.is_numeric_dtype(cells.dtype)
+
+
+def _is_text(cells: pd.Series[Any]) -> bool:
+    if cells.dtype == object:
+        return any(isinstance(cell, str) for cell in cells[cells.notna()])
+    return pd.api.types.is_string_dtype(cells.dtype)
+
+
+def _inferred_kind(cells: pd.Series[Any], name: str, typed: bool) -> str:
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        return "ordinal" if cells.dtype.ordered else "categorical"
+    if not _is_numeric(cells):
+        if typed and _is_text(cells):
+            _refuse_names(cells, name)
+            return "categorical"
+        to_numbers(cells, name)
+    if not typed:
+        return "real"
+    present = to_numbers(cells, name)
+    gaps = np.isnan(present)
+    present = present[~gaps]
+    own = pd.api.types.is_integer_dtype(cells.dtype) or pd.api.types.is_bool_dtype(cells.dtype)
+    if cells.dtype == object:
+        own = all(isinstance(cell, numbers.Integral) for cell in cells[cells.notna()])
+    if not len(present) or not np.isfinite(present).all() or not (own or gaps.any()) or np.any(present % 1):
+        return "real"
+    truths = pd.api.types.is_bool_dtype(cells.dtype) or set(np.unique(present)) == {0.0, 1.0}
+    return "binary" if truths else "integer"
+
+
+def _refuse_names(cells: pd.Series[Any], name: str) -> None:
+    different, present = int(cells.nunique()), int(cells.notna().sum())
+    if different > min(MOST_CATEGORIES, present / 2):
+        raise SchemaError(
+            f"column {name!r} is text with {different} different values in {present} cells, names rather "
+            "than categories; leave it out, group its values, or call it categorical by kinds"
+        )
+
+
+def _with_numbers(cells: pd.Series[Any], name: str, kind: str) -> Column:
+    values = to_numbers(cells, name)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
+    lower = None
+    if kind == "binary":
+        if pd.api.types.is_bool_dtype(cells.dtype):
+            low, high = 0.0, 1.0
+        if len(different := np.unique(finite)) > 2:
+            raise SchemaError(f"column {name!r} has {len(different)} values; a binary one has 2")
+    elif kind == "positive":
+        lower = 0.0
+        if low is not None and low <= 0:
+            raise SchemaError(f"column {name!r} holds {low:g}; a positive one is above 0")
+    elif kind == "integer":
+        if np.any(finite % 1):
+            raise SchemaError(f"column {name!r} holds {finite[finite % 1 != 0][0]:g}; expected whole numbers")
+        lower = 0.0 if low is not None and low >= 0 else None
+    return Column(name, kind, low, high, str(cells.dtype), lower=lower)
+
+
+def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequence[Category] | None) -> Column:
+    present = cells[cells.notna()]
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        occurring = set(present.unique())
+        found = [plain(value) for value in cells.dtype.categories if value in occurring]
+    else:
+        found = [plain(value) for value in present.unique()]
+        numeric = all(not isinstance(value, str) for value in found)
+        if kind == "ordinal" and order is None and not numeric:
+            raise SchemaError(
+                f"column {name!r} is text without an order; give its categories in order by kinds, "
+                "or make it an ordered pandas category"
+            )
+        found.sort(key=None if numeric else str)
+    if order is not None:
+        if strange := [value for value in found if value not in order]:
+            raise SchemaError(f"column {name!r} holds {strange[0]!r}, which its categories leave out; add it")
+        found = [value for value in order if value in found]
+    most = 2 if kind == "binary" else MOST_CATEGORIES
+    if len(found) > most:
+        raise SchemaError(
+            f"column {name!r} has {len(found)} categories; a {kind} one has at most {most}: "
+            "group the rare ones, or leave it out"
+        )
+    high = float(max(len(found) - 1, 0)) if kind != "binary" else 1.0
+    return Column(name, kind, 0.0, high, str(cells.dtype), tuple(found))
