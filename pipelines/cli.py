@@ -377,6 +377,8 @@ def _report_job(summary: Any, as_json: bool, *findings: str) -> None:
         told = [counted(summary.rows, "row"), *findings]
         if summary.unobserved:
             told.append(f"{counted(summary.unobserved, 'row')} with nothing observed")
+        if summary.unseen:
+            told.append(f"{counted(summary.unseen, 'cell')} with a category unknown to the model")
         if summary.clipped:
             told.append(f"{counted(summary.clipped, 'cell')} clipped to the model's range")
         plain(out, ", ".join(told))

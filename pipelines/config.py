@@ -1,7 +1,8 @@
 """Frozen dataclasses read from TOML, strictly: a typing slip is an error that names the near miss.
 
 Nothing here knows the settings themselves. Any dataclass will do whose fields are strings,
-numbers, booleans, `Literal`, `Optional`, tuples of these, or further dataclasses (TOML tables).
+numbers, booleans, `Literal`, `Optional`, tuples of these, mappings of text to these, or further
+dataclasses (TOML tables).
 """
 
 from __future__ import annotations
@@ -172,6 +173,8 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return _read_literal(hint, value, where)
     if origin is tuple:
         return _read_tuple(hint, value, where)
+    if origin is dict:
+        return _read_table(hint, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_mapping(hint, value, where)  # type: ignore[arg-type]
     if hint is float and type(value) is int:
@@ -219,6 +222,12 @@ def _read_tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
     )
 
 
+def _read_table(hint: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(where, value, hint)
+    return {str(key): _read(get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
+
+
 def _wrong(where: str, value: Any, hint: Any) -> ConfigError:
     return ConfigError(f"{where} is {value!r}; expected {_words(hint)}")
 
@@ -236,4 +245,4 @@ def _words(hint: Any) -> str:
         if len(set(members)) == 1:
             return f"a list of {len(members)}, each {_words(members[0])}"
         return f"a list of {len(members)}: " + ", ".join(_words(member) for member in members)
-    return "a table" if dataclasses.is_dataclass(hint) else WORDS.get(hint, str(hint))
+    return "a table" if dataclasses.is_dataclass(hint) or origin is dict else WORDS.get(hint, str(hint))

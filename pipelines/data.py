@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ import pandas as pd
 from pipelines.config import near_miss
 from pipelines.images import ImageMode, read_folder
 from pipelines.sources import OFFICIAL, Raw, pick_rows, read_arrays, read_digits, read_official, read_table
-from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.columns import infer_column
+from vae_anomaly.exceptions import ConfigError, DataError, SchemaError
 from vae_anomaly.schema import Schema, TableSchema, infer_schema
 
 Array = npt.NDArray[Any]
@@ -65,6 +66,11 @@ class DataConfig:
         .npz file ("y" by default), and folders of images have their first-level subfolders.
     exclude : tuple of str
         Columns of a table that are no features.
+    kinds : mapping of column to kind
+        "real", "positive", "integer", "binary", "categorical" or "ordinal", or the categories of an
+        ordinal column in order; in place of what `columns.infer_column` takes a column for.
+    bounds : mapping of column to (lower, upper)
+        What expected and imputed values keep to; an infinite one is none.
     novel : tuple of label values
         The anomalies: rows with these labels are kept out of training, validation and
         calibration, and are all in test.
@@ -90,6 +96,8 @@ class DataConfig:
     id_column: str | None = None
     label: str | None = None
     exclude: tuple[str, ...] = ()
+    kinds: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     novel: tuple[str | int | bool, ...] = ()
     limit: int | None = None
     fractions: Fractions = Fractions()
@@ -118,7 +126,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-    values : ndarray, shape (B, C, H, W), or DataFrame of float64 feature columns
+    values : ndarray, shape (B, C, H, W), or DataFrame of float64 feature columns, names as codes
     schema : Schema
     ids : ndarray, shape (B,)
     labels : ndarray, shape (B,), or None
@@ -152,7 +160,7 @@ def load(config: DataConfig) -> Dataset:
     DataError
         If files are absent, unreadable or do not fit together, or hold too few rows.
     SchemaError
-        If columns hold no numbers, or cells are infinite.
+        If columns hold neither numbers nor categories, or cells are infinite.
     ConfigError
         If a setting makes no sense for this source.
     """
@@ -163,7 +171,9 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(
             f"{name} has {len(raw.ids)} rows; at least {MIN_ROWS} are needed to train and judge a model"
         )
-    schema = infer_schema(raw.values)
+    if isinstance(raw.values, pd.DataFrame):
+        _refuse_text(raw.values, config)
+    schema = infer_schema(raw.values, config.kinds, config.bounds)
     read = schema.read(raw.values).values
     values = pd.DataFrame(read, columns=list(schema.names)) if isinstance(schema, TableSchema) else read
     return Dataset(
@@ -224,6 +234,21 @@ def _read(config: DataConfig) -> tuple[str, Raw]:
             path, config.id_column, config.label, config.split_column, config.exclude
         )
     raise DataError(f"cannot read {str(path)!r}; give {', '.join(ARRAYS + TABLES)} or a folder of images")
+
+
+def _refuse_text(features: pd.DataFrame, config: DataConfig) -> None:
+    """Raise `SchemaError` that names every column which is neither numbers nor categories."""
+    strange = []
+    for name, column in features.items():
+        try:
+            infer_column(column, str(name), config.kinds.get(str(name)))
+        except SchemaError:
+            strange.append(str(name))
+    if strange:
+        raise SchemaError(
+            f"columns {strange} of {config.source} hold neither numbers nor categories; leave them out with "
+            "--exclude, name one with --id-column or --label, or say by data.kinds what they are"
+        )
 
 
 def _refuse(config: DataConfig, *settings: str) -> None:

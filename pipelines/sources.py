@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import numbers
 import re
 import zipfile
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ def read_arrays(path: Path, label: str | None) -> Raw:
 def read_table(
     path: Path, id_column: str | None, label: str | None, split_column: str | None, exclude: Sequence[str]
 ) -> Raw:
-    """CSV or Parquet; what is not named here is a feature and has to be numeric.
+    """CSV or Parquet; what is not named here is a feature, of numbers or categories.
 
     The id, label and split columns and those of ``exclude`` are no features.
     """
@@ -136,7 +135,8 @@ def read_table(
         if name not in columns:
             raise DataError(f"no column {name!r} in {path}; {near_miss(name, columns)}")
     features = frame.drop(columns=named)
-    _refuse_text(features, path)
+    if features.shape[1] == 0:
+        raise DataError(f"no feature column is left in {path}; exclude fewer")
     return Raw(
         features,
         np.arange(len(frame)) if id_column is None else _ids(frame[id_column], id_column),
@@ -190,23 +190,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     # pandas stores an unnamed index as a column; it numbers rows and tells nothing about them.
     unnamed = [name for name in frame.columns if re.fullmatch(r"__index_level_\d+__", str(name))]
     return frame.drop(columns=unnamed)
-
-
-def _refuse_text(features: pd.DataFrame, path: Path) -> None:
-    text = [str(name) for name, column in features.items() if not _is_numeric(column)]
-    if text:
-        raise SchemaError(
-            f"columns {text} of {path} hold no numbers; leave them out with --exclude, or name one "
-            "with --id-column or --label"
-        )
-    if features.shape[1] == 0:
-        raise DataError(f"no feature column is left in {path}; exclude fewer")
-
-
-def _is_numeric(column: pd.Series[Any]) -> bool:
-    if column.dtype == object:  # decimals, and booleans with gaps
-        return bool(column.dropna().map(lambda cell: isinstance(cell, numbers.Number)).all())
-    return pd.api.types.is_numeric_dtype(column.dtype)
 
 
 def _ids(column: pd.Series[Any], name: str) -> Array:

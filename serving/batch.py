@@ -58,6 +58,8 @@ class JobSummary:
         Rows called outliers.
     clipped : int
         Cells outside the model's range.
+    unseen : int
+        Cells with a category that training did not have; they count as missing.
     resumed : int
         Rows whose answers were taken over from an earlier run of the same job.
     """
@@ -69,6 +71,7 @@ class JobSummary:
     unobserved: int = 0
     outliers: int = 0
     clipped: int = 0
+    unseen: int = 0
     resumed: int = 0
 
 
@@ -79,7 +82,7 @@ class _Tally:
         self, rejects: RejectWriter, strict: bool, total: int | None, progress: Progress | None
     ) -> None:
         self._rejects, self._strict, self._total, self._progress = rejects, strict, total, progress
-        self.rows = self.unobserved = self.outliers = self.clipped = 0
+        self.rows = self.unobserved = self.outliers = self.clipped = self.unseen = 0
 
     def admit(self, chunk: Chunk) -> None:
         """Set the rejects of a chunk aside, or stop at the first."""
@@ -98,6 +101,7 @@ class _Tally:
         """Count a chunk whose answers are written."""
         self.rows += len(chunk.rows)
         self.unobserved += int(_unobserved(chunk).sum())
+        self.unseen += 0 if chunk.unseen is None else int(chunk.unseen.sum())
         if self._progress is not None:
             self._progress(chunk.start + chunk.size, self._total)
 
@@ -112,6 +116,7 @@ class _Tally:
             unobserved=self.unobserved,
             outliers=self.outliers,
             clipped=self.clipped,
+            unseen=self.unseen,
             resumed=resumed,
         )
 
@@ -325,7 +330,8 @@ def impute_file(
 
 
 def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int) -> Filled:
-    found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
+    # As an array, so that categories come back as the model's numbers.
+    found = bundle.impute(np.asarray(chunk.values), chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
     mean, std = np.asarray(found.mean), np.asarray(found.std)
     notes = _notes(np.char.replace(np.asarray(found.flags, dtype=np.str_), "_", " "))
     return Filled(mean[None] if found.draws is None else np.asarray(found.draws), std, notes)

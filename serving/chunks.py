@@ -141,6 +141,8 @@ class Chunk:
         Table columns in model order as float64; arrays and images in the input's own dtype.
     observed : bool ndarray, of the same shape
         True where a value is present.
+    unseen : bool ndarray, of the same shape, optional
+        Cells of a table with a category that training did not have; they count as missing.
     table : Table of pyarrow, optional
         The columns read, in the input's order; for tables only.
     paths : tuple of str
@@ -155,6 +157,7 @@ class Chunk:
     keys: Array
     values: pd.DataFrame | Array
     observed: Mask
+    unseen: Mask | None = None
     table: pa.Table | None = None
     paths: tuple[str, ...] = ()
     rejects: tuple[Reject, ...] = ()

@@ -36,8 +36,8 @@ class Reader(Protocol):
     rows: int | None
     index: list[str]
 
-    def settle(self, features: Sequence[str]) -> None:
-        """Check, before the first row, that ``features`` hold numbers."""
+    def settle(self, features: Sequence[str], texts: frozenset[str] = frozenset()) -> None:
+        """Check, before the first row, that ``features`` hold numbers, or those in ``texts`` text."""
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows in order, ``columns`` only."""
@@ -59,9 +59,9 @@ class ParquetReader:
             self.path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
 
-    def settle(self, features: Sequence[str]) -> None:
-        """Refuse features that are not numeric."""
-        _require_numbers(self.schema, features)
+    def settle(self, features: Sequence[str], texts: frozenset[str] = frozenset()) -> None:
+        """Refuse features that are neither numeric nor, where they may, text."""
+        _require_numbers(self.schema, features, texts)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows in order, ``columns`` only."""
@@ -88,9 +88,9 @@ class ArrowReader:
     def _open(self, data: Any) -> Any:
         return pa.ipc.open_file(data) if self._is_file else pa.ipc.open_stream(data)
 
-    def settle(self, features: Sequence[str]) -> None:
-        """Refuse features that are not numeric."""
-        _require_numbers(self.schema, features)
+    def settle(self, features: Sequence[str], texts: frozenset[str] = frozenset()) -> None:
+        """Refuse features that are neither numeric nor, where they may, text."""
+        _require_numbers(self.schema, features, texts)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows in order, ``columns`` only."""
@@ -123,9 +123,17 @@ def is_numeric(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _require_numbers(schema: pa.Schema, features: Sequence[str]) -> None:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
+
+
+def _require_numbers(schema: pa.Schema, features: Sequence[str], texts: frozenset[str]) -> None:
     for name in features:
-        if not is_numeric(kind := schema.field(name).type):
+        kind = schema.field(name).type
+        if not is_numeric(kind) and not (name in texts and is_text(kind)):
             raise SchemaError(
                 f"column {name!r} has type {kind}; expected numbers: convert it or leave it out"
             )

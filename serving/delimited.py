@@ -41,10 +41,11 @@ class CsvReader:
             names, self._empty = self._header()
         self.schema = pa.schema([(name, pa.string()) for name in names])
         self.rows: int | None = None
+        self._texts_of: frozenset[str] = frozenset()
         # Written by pandas: an index has no name of its own.
         self.index = [INDEX] if names[0] == INDEX else []
 
-    def settle(self, features: Sequence[str]) -> None:
+    def settle(self, features: Sequence[str], texts: frozenset[str] = frozenset()) -> None:
         """Read the whole file once: count rows, fix column types, refuse what is no table.
 
         Raises
@@ -52,10 +53,14 @@ class CsvReader:
         DataError
             If rows are ragged, or text stands in one of ``features``.
         """
+        self._texts_of = texts
         types = {name: pa.float64() if name in features else pa.int64() for name in self.schema.names}
+        types |= dict.fromkeys(texts, pa.string())
         self.rows = 0
         for table in self._texts(self.schema.names):
             for name, kind in types.items():
+                if name in texts:
+                    continue
                 if name in features:
                     self._numbers(table[name], name, self.rows)
                 elif kind == pa.int64() and not _all_integers(table[name]):
@@ -75,11 +80,12 @@ class CsvReader:
 
     def _typed(self, column: pa.ChunkedArray, name: str, start: int) -> pa.ChunkedArray:
         kind = self.schema.field(name).type
+        if name in self._texts_of:
+            return _without_gaps(column)
         return self._numbers(column, name, start) if kind == pa.float64() else column.cast(kind)
 
     def _numbers(self, column: pa.ChunkedArray, name: str, start: int) -> pa.ChunkedArray:
-        text = pc.utf8_trim_whitespace(column)
-        text = pc.if_else(pc.is_in(text, pa.array(GAPS)), pa.scalar(None, pa.string()), text)
+        text = _without_gaps(column)
         if self._decimal == ",":
             text = pc.replace_substring(text, ",", ".")
         try:
@@ -160,6 +166,12 @@ def sniff_delimiter(path: Path) -> str:
         head = file.readline(SNIFFED_CHARACTERS).decode("utf-8", "replace")
     bare = re.sub(r'"[^"]*"', "", head)
     return max(DELIMITERS, key=bare.count)
+
+
+def _without_gaps(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Trimmed text, null where it is what other tools write into a gap."""
+    text = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.is_in(text, pa.array(GAPS)), pa.scalar(None, pa.string()), text)
 
 
 def _refuse_numbers(names: list[str], path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vae_anomaly.columns import Column
 from vae_anomaly.schema import Array, Mask
 
 Floats = npt.NDArray[np.float64]
@@ -36,17 +37,39 @@ def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
     return float(info.min), high if int(high) <= info.max else float(np.nextafter(high, 0))
 
 
-def filled_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a column once it is filled: its own, but plain for dictionaries and empty columns."""
+def filled_type(kind: pa.DataType, column: Column | None = None) -> pa.DataType:
+    """The type of a column once it is filled: its own, but plain for dictionaries of numbers.
+
+    A column without any value gets text where the model knows names, else numbers.
+    """
+    named = column is not None and column.named
     if pa.types.is_dictionary(kind):
-        return filled_type(kind.value_type)
-    return pa.float64() if pa.types.is_null(kind) else kind
+        return kind if column is not None and column.categories else filled_type(kind.value_type)
+    return (pa.string() if named else pa.float64()) if pa.types.is_null(kind) else kind
 
 
 def fill_column(column: pa.ChunkedArray, imputed: Floats, observed: Mask) -> pa.ChunkedArray:
     """A numeric column with its gaps filled, in the type that `filled_type` tells."""
     kind = filled_type(column.type)
     return pc.if_else(pa.array(observed), column.cast(kind), _typed(imputed, kind))
+
+
+def fill_categories(
+    column: pa.ChunkedArray, imputed: Floats, observed: Mask, known: Column
+) -> pa.ChunkedArray:
+    """A column of categories with its gaps filled by name, in the type that `filled_type` tells."""
+    kind = filled_type(column.type, known)
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    labels = known.label(np.where(observed, np.nan, imputed)).astype(object)
+    if pa.types.is_string(plain) or pa.types.is_large_string(plain):
+        labels = labels.map(str, na_action="ignore")
+    names = pa.array(labels, plain, from_pandas=True)
+    filled = pc.if_else(pa.array(observed), column.cast(plain), names)
+    if kind == plain:
+        return filled
+    coded = filled.combine_chunks().dictionary_encode()
+    indices = coded.indices.cast(kind.index_type)
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, coded.dictionary, ordered=kind.ordered)])
 
 
 def _typed(imputed: Floats, kind: pa.DataType) -> pa.Array:
@@ -58,7 +81,12 @@ def _typed(imputed: Floats, kind: pa.DataType) -> pa.Array:
 
 
 def fill_table(
-    table: pa.Table, features: Sequence[str], imputed: Floats, observed: Mask, spread: Floats | None = None
+    table: pa.Table,
+    features: Sequence[str],
+    columns: Sequence[Column],
+    imputed: Floats,
+    observed: Mask,
+    spread: Floats | None = None,
 ) -> pa.Table:
     """All columns of ``table``, the ``features`` among them filled.
 
@@ -67,27 +95,41 @@ def fill_table(
     table : Table of pyarrow, B rows
     features : sequence of str
         Columns of the model's inputs, in the order of the arrays below.
+    columns : sequence of Column
+        What the model knows of them.
     imputed, spread : float64 ndarray, shape (B, D)
         With ``spread`` a column ``<name>__std`` follows for each feature.
     observed : bool ndarray, shape (B, D)
     """
     place = {name: i for i, name in enumerate(features)}
-    columns = {
-        name: fill_column(table[name], imputed[:, place[name]], observed[:, place[name]])
-        if name in place
-        else table[name]
-        for name in table.column_names
-    }
+    filled = {}
+    for name in table.column_names:
+        filled[name] = table[name]
+        if (i := place.get(name)) is not None:
+            filled[name] = _filled(table[name], imputed[:, i], observed[:, i], columns[i])
     if spread is not None:
         inputs = [name for name in table.column_names if name in place]
-        columns |= {std_name(name): pa.chunked_array([spread[:, place[name]]]) for name in inputs}
-    return pa.table(columns)
+        filled |= {std_name(name): pa.chunked_array([spread[:, place[name]]]) for name in inputs}
+    return pa.table(filled)
 
 
-def filled_schema(columns: pa.Schema, features: Sequence[str], with_std: bool) -> pa.Schema:
+def _filled(cells: pa.ChunkedArray, imputed: Floats, observed: Mask, column: Column) -> pa.ChunkedArray:
+    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    if column.categories and (column.named or pa.types.is_dictionary(cells.type)):
+        return fill_categories(cells, imputed, observed, column)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):  # booleans of a CSV
+        truths = pa.array(np.where(imputed >= 0.5, "True", "False"), kind)
+        return pc.if_else(pa.array(observed), cells.cast(kind), truths)
+    return fill_column(cells, imputed, observed)
+
+
+def filled_schema(
+    columns: pa.Schema, features: Sequence[str], known: Sequence[Column], with_std: bool
+) -> pa.Schema:
     """Names and types of what `fill_table` returns."""
-    inputs = [name for name in columns.names if name in set(features)]
-    fields = [(f.name, filled_type(f.type) if f.name in inputs else f.type) for f in columns]
+    kinds = dict(zip(features, known, strict=True))
+    inputs = [name for name in columns.names if name in kinds]
+    fields = [(f.name, filled_type(f.type, kinds[f.name]) if f.name in kinds else f.type) for f in columns]
     return pa.schema(fields + [(std_name(name), pa.float64()) for name in inputs if with_std])
 
 

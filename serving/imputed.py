@@ -138,7 +138,8 @@ class TableImputations(ImputedWriter):
     def __init__(self, claim: Claim, source: TableSource, draws: int | None, with_std: bool) -> None:
         super().__init__(claim, draws, with_std)
         self._features = source.roles.features
-        filled = filled_schema(source.columns, self._features, with_std)
+        self._known = source.known
+        filled = filled_schema(source.columns, self._features, self._known, with_std)
         numbering = [("row", pa.int64()), ("draw", pa.int64())] if draws else []
         fields = [*filled, *(pa.field(*field) for field in numbering), pa.field("note", pa.string())]
         self._schema = output_schema(fields)
@@ -162,7 +163,10 @@ class TableImputations(ImputedWriter):
         self._writer.write(pa.concat_tables(tables).take(pa.array(order)))
 
     def _table(self, chunk: Chunk, values: Array, std: Array | None, notes: pa.Array, draw: int) -> pa.Table:
-        table = fill_table(chunk.table, self._features, values, chunk.observed, std)
+        # A category that training did not have says nothing, and yet the cell is the caller's own.
+        own = chunk.observed if chunk.unseen is None else chunk.observed | chunk.unseen
+        spread = None if std is None else np.where(own, 0, std)
+        table = fill_table(chunk.table, self._features, self._known, values, own, spread)
         if self.draws:
             table = table.append_column("row", pa.array(chunk.rows))
             table = table.append_column("draw", pa.array(np.full(len(chunk.rows), draw)))

@@ -17,9 +17,12 @@ from serving.chunks import Chunk, ReadOptions, Reject, Source, guarded
 from serving.columnar import index_range, open_reader
 from serving.gaps import Gaps, open_gaps
 from serving.identity import find_repeat, keys_of
+from vae_anomaly.columns import Column
 from vae_anomaly.exceptions import DataError, SchemaError
 from vae_anomaly.schema import Array, Mask, TableSchema
 
+# What a CSV writes for a boolean, in lower case.
+TRUTHS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 UNNAMED_INDEX = "__index_level_"
 
 
@@ -81,11 +84,11 @@ class TableSource(Source):
 
     def __init__(self, path: Path, schema: TableSchema, options: ReadOptions, everything: bool) -> None:
         self.path, self.schema, self.options = path, schema, options
-        self._names = schema.names
+        self._names, self.known = schema.names, schema.columns
         self._reader = open_reader(path, options)
         names = self._reader.schema.names
         self.roles = assign_roles(names, self._reader.index, schema, options)
-        self._reader.settle(self.roles.features)
+        self._reader.settle(self.roles.features, self._texts())
         self.rows = self._reader.rows
         self.id_column = self._find_id()
         used = {*self.roles.features, *options.keep_columns, self.id_column}
@@ -98,6 +101,11 @@ class TableSource(Source):
         self.id_type = self.columns.field(self.id_column).type if self.id_column is not None else pa.int64()
         self._gaps()
         self._range = index_range(self._reader.schema, self.rows)
+
+    def _texts(self) -> frozenset[str]:
+        """Features that are no numbers: names of categories, and booleans."""
+        columns = zip(self.roles.features, self.known, strict=True)
+        return frozenset(name for name, column in columns if column.named or _is_truth(column))
 
     def _gaps(self) -> Gaps:
         inputs = [self.roles.features[i] for i in np.argsort(self.roles.order)]
@@ -143,7 +151,9 @@ class TableSource(Source):
 
     def _chunk(self, start: int, table: pa.Table, gaps: Gaps) -> Chunk:
         size = table.num_rows
-        values, observed = self._numbers(table, gaps.take(start, size))
+        values, observed, unseen = self._numbers(table, gaps.take(start, size))
+        if self.options.strict and unseen.any():
+            raise DataError(self._strange(unseen, start))
         numbers = np.arange(start, start + size)
         ids = self._ids(numbers, table)
         keys = numbers if self.options.on_duplicate == "keep" else keys_of(ids, self.id_name)
@@ -156,19 +166,31 @@ class TableSource(Source):
             keys=keys[good],
             values=pd.DataFrame(values[good], columns=list(self._names)),
             observed=observed[good],
+            unseen=unseen[good],
             table=table.filter(pa.array(good)),
             rejects=tuple(
                 self._reject(values[i], ids[int(i)].as_py(), start + int(i)) for i in np.flatnonzero(~good)
             ),
         )
 
-    def _numbers(self, table: pa.Table, present: Mask | None) -> tuple[npt.NDArray[np.float64], Mask]:
-        """Inputs in model order with NaN where missing, and where they are present, both (B, D)."""
-        columns = [to_numbers(table[name], self.options.missing_value) for name in self.roles.features]
-        values = np.column_stack(columns) if columns else np.empty((table.num_rows, 0))
+    def _numbers(self, table: pa.Table, present: Mask | None) -> tuple[npt.NDArray[np.float64], Mask, Mask]:
+        """Inputs in model order with NaN where missing, where they are present, and where a category
+        is one that training did not have: all of shape (B, D).
+        """
+        columns = zip(self.roles.features, self.known, strict=True)
+        read = [to_model(table[name], column, self.options.missing_value) for name, column in columns]
+        values, unseen = (np.column_stack(part) for part in zip(*read, strict=True))
         if present is not None:
-            values[~present[:, self.roles.order]] = np.nan
-        return values, ~np.isnan(values)
+            hidden = ~present[:, self.roles.order]
+            values[hidden], unseen[hidden] = np.nan, False
+        return values, ~np.isnan(values), unseen
+
+    def _strange(self, unseen: Mask, start: int) -> str:
+        row, place = (int(part[0]) for part in np.nonzero(unseen))
+        return (
+            f"row {start + row}: column {self.roles.features[place]!r} holds a category that was not in "
+            "training; strict stops at the first"
+        )
 
     def _ids(self, numbers: npt.NDArray[np.int64], table: pa.Table) -> pa.Array:
         if self.id_column is None:
@@ -180,6 +202,28 @@ class TableSource(Source):
     def _reject(self, values: Array, id: Any, row: int) -> Reject:
         name = self.roles.features[int(np.flatnonzero(np.isinf(values))[0])]
         return Reject(id, "infinite", f"column {name!r}", row, f"infinite value in column {name!r}")
+
+
+def to_model(
+    cells: pa.ChunkedArray, column: Column, missing_value: float | None = None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Cells as the model takes them, and which hold a category that training did not have."""
+    kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if column.named:
+        return column.read(cells.cast(kind).to_pandas().astype(object))
+    if texts and _is_truth(column):
+        words = pd.Series(cells.cast(pa.string()).to_pandas(), dtype=object).str.lower()
+        # No other number than low and high, or it would pass for one of them.
+        numbers = words.map(TRUTHS).where(words.isin(TRUTHS) | words.isna(), np.inf).astype(np.float64)
+        return np.where(np.isinf(numbers), np.nan, numbers), np.isinf(numbers)
+    if texts:
+        cells = cells.cast(pa.float64())
+    return column.read(pd.Series(to_numbers(cells, missing_value)))
+
+
+def _is_truth(column: Column) -> bool:
+    return column.kind == "binary" and (column.low, column.high) == (0.0, 1.0)
 
 
 def to_numbers(column: pa.ChunkedArray, missing_value: float | None = None) -> npt.NDArray[np.float64]:

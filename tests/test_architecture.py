@@ -33,11 +33,8 @@ NEEDS_TORCH = {
     "graphs",
     "imputation",
     "likelihoods",
-<<<<<<< HEAD
     "metropolis",
-=======
     "mixed",
->>>>>>> 383fae7 (wip)
     "networks",
     "objectives",
     "scores",

@@ -31,7 +31,7 @@ from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
 from vae_anomaly.filling import fill
 from vae_anomaly.imputing import Imputation, MaskedDecode
 from vae_anomaly.noise import row_ids
-from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema
+from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema, TableSchema
 
 LOW_ESS = 2.0
 

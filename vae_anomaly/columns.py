@@ -1,7 +1,7 @@
 """What a column of a table holds: its kind, its categories, its bounds, and how cells become numbers.
 
-The model reads float64: a number as it is, a category as its code 0, 1, ... in the order of
-`Column.categories`. Text never reaches a graph.
+The model reads float64: a number as it is, and so a category that is a number; one that is a name as
+its code 0, 1, ... in the order of `Column.categories`. Text never reaches a graph.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Column:
     dtype : str
         The training column's own dtype, such as "int64".
     categories : tuple of str, int, float or bool
-        What the codes 0, 1, ... stand for; empty where the raw values are numbers themselves.
+        Of a categorical or ordinal column, and of a binary one of names.
     lower, upper : float, optional
         Bounds that expected, imputed and drawn values keep to.
     """
@@ -74,13 +74,24 @@ class Column:
         return {k: v for k, v in every.items() if k not in ("categories", "lower", "upper") or v or v == 0}
 
     @cached_property
-    def _codes(self) -> dict[Category, float]:
-        codes = {category: float(code) for code, category in enumerate(self.categories)}
-        # A CSV has text where the training data had numbers, and the reverse.
-        return {str(category): code for category, code in codes.items()} | codes
+    def named(self) -> bool:
+        """Whether categories are names, which codes stand for."""
+        return any(isinstance(category, str) for category in self.categories)
+
+    @cached_property
+    def numbers(self) -> Floats:
+        """The number that the model takes for each category: itself, or the code of a name."""
+        values = range(len(self.categories)) if self.named else self.categories
+        return np.array(values, dtype=np.float64)
+
+    @cached_property
+    def _codes(self) -> dict[str, float]:
+        return {str(category): float(code) for code, category in enumerate(self.categories)}
 
     def read(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
         """The cells as the model takes them, and which of them hold a value never seen in training.
+
+        Where categories are names, cells of a float dtype are codes already.
 
         Returns
         -------
@@ -93,21 +104,26 @@ class Column:
         SchemaError
             If a column of numbers holds anything else.
         """
-        if self.categories:
-            place, values = pd.factorize(cells)
-            codes = np.array([*(self._codes.get(plain(value), np.nan) for value in values), np.nan])
+        if self.named and not pd.api.types.is_float_dtype(cells.dtype):
+            place, names = pd.factorize(cells)
+            codes = np.array([*(self._codes.get(str(plain(name)), np.nan) for name in names), np.nan])
             read = codes[place]
             return read, np.isnan(read) & (place >= 0)
+        if isinstance(cells.dtype, pd.CategoricalDtype):
+            cells = cells.astype(object)
         read = to_numbers(cells, self.name)
-        if self.kind != "binary":
+        if not self.categories and self.kind != "binary":
             return read, np.zeros(len(read), dtype=np.bool_)
-        unseen = ~np.isnan(read) & (read != self.low) & (read != self.high)
+        known = self.numbers if self.categories else np.array([self.low, self.high], dtype=np.float64)
+        unseen = ~np.isnan(read) & ~np.isin(read, known)
         return np.where(unseen, np.nan, read), unseen
 
     def label(self, values: Floats) -> pd.Series[Any]:
         """The model's numbers as a caller would write them: categories by name, whole numbers whole."""
         if self.categories:
-            codes = np.where(np.isnan(values), -1, values).astype(np.int64)
+            order = np.argsort(self.numbers)
+            codes = order[np.searchsorted(self.numbers, values, sorter=order).clip(max=len(order) - 1)]
+            codes[~np.isin(values, self.numbers)] = -1
             classes = pd.CategoricalDtype(list(self.categories), ordered=self.kind == "ordinal")
             named = pd.Categorical.from_codes(codes, dtype=classes)
             return pd.Series(named if self.dtype == "category" else named.astype(object), name=self.name)
@@ -205,7 +221,7 @@ def bounded(column: Column, bounds: Sequence[float | None]) -> Column:
     """
     if len(bounds) != 2:
         raise ConfigError(f"bounds of column {column.name!r} are {bounds}; give a lower and an upper one")
-    lower, upper = bounds
+    lower, upper = (None if bound is None or np.isinf(bound) else float(bound) for bound in bounds)
     if column.categories or column.kind == "binary":
         raise ConfigError(f"column {column.name!r} is {column.kind}; only numbers have bounds")
     below = lower is not None and column.low is not None and column.low < lower
@@ -216,8 +232,8 @@ def bounded(column: Column, bounds: Sequence[float | None]) -> Column:
         )
     return replace(
         column,
-        lower=column.lower if lower is None else float(lower),
-        upper=column.upper if upper is None else float(upper),
+        lower=column.lower if lower is None else lower,
+        upper=column.upper if upper is None else upper,
     )
 
 
@@ -285,7 +301,7 @@ def _refuse_names(cells: pd.Series[Any], name: str) -> None:
     if different > min(MOST_CATEGORIES, present / 2):
         raise SchemaError(
             f"column {name!r} is text with {different} different values in {present} cells, names rather "
-            "than categories; leave it out, group its values, or call it categorical by kinds"
+            "than categories; leave it out (--exclude), group its values, or say by kinds what it is"
         )
 
 
@@ -334,5 +350,9 @@ def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequenc
             f"column {name!r} has {len(found)} categories; a {kind} one has at most {most}: "
             "group the rare ones, or leave it out"
         )
-    high = float(max(len(found) - 1, 0)) if kind != "binary" else 1.0
-    return Column(name, kind, 0.0, high, str(cells.dtype), tuple(found))
+    column = Column(name, kind, dtype=str(cells.dtype), categories=tuple(found))
+    return (
+        replace(column, low=float(column.numbers.min()), high=float(column.numbers.max()))
+        if found
+        else column
+    )

@@ -153,7 +153,6 @@ class MixedEncoding(nn.Module):
     single_features: Tensor
     owner: Tensor
     level: Tensor
-    top: Tensor
     feature_order: Tensor
     column_order: Tensor
     whole: Tensor
@@ -174,12 +173,14 @@ class MixedEncoding(nn.Module):
         self._keep("classes", classes)
         self._keep("single_features", [starts[i] for i in single])
         self._keep("owner", [n for n, i in enumerate(classes) for _ in range(columns[i].classes)])
-        self._keep("level", [j for i in classes for j in range(columns[i].classes)])
-        self._keep("top", [columns[i].classes - 1 for i in classes])
+        levels = [float(number) for i in classes for number in columns[i].numbers]
+        self._keep("level", levels, torch.float64)
         self._keep("feature_order", _inverse([*(starts[i] for i in single), *hot]))
         own = [[starts[classes[n]] + j for n in g for j in range(c)] for (_, c), g in self.groups]
         for number, places in enumerate(own):
             self._keep(f"group_{number}", places)
+            own_levels = [x for n in self.groups[number][1] for x in columns[classes[n]].numbers]
+            self._keep(f"levels_{number}", own_levels, torch.float64)
         decoded = [*single, *(classes[n] for _, g in self.groups for n in g)]
         self._keep("column_order", _inverse(decoded))
         kinds = [columns[i].kind for i in single]
@@ -221,13 +222,10 @@ class MixedEncoding(nn.Module):
         numbers = self.numbers(own, observed.index_select(1, self.single))
         truths = numbers.x.clamp(0.0, 1.0).round()
         units = torch.where(self.truth, truths, numbers.x)
-        codes = torch.where(observed, x, 0.0).index_select(1, self.classes)
-        # The schema gives whole codes within range only; what else comes here must not be no class.
-        inside = torch.minimum(codes.clamp_min(0.0).round(), self.top.double())
-        present = observed.index_select(1, self.classes).index_select(1, self.owner)
-        hot = (inside.index_select(1, self.owner) == self.level) & present
-        clipped = numbers.clipped + (inside != codes).long().sum(dim=1)
-        clipped = clipped + (self.truth & (truths != numbers.x)).long().sum(dim=1)
+        # A number that is no class: the schema calls it missing, here it scores as if it were certain.
+        hot = x.index_select(1, self.classes).index_select(1, self.owner) == self.level
+        hot = hot & observed.index_select(1, self.classes).index_select(1, self.owner)
+        clipped = numbers.clipped + (self.truth & (truths != numbers.x)).long().sum(dim=1)
         features = torch.cat([units, hot.float()], dim=1).index_select(1, self.feature_order)
         return Encoded(features, observed, clipped)
 
@@ -238,8 +236,11 @@ class MixedEncoding(nn.Module):
         raw: Tensor = self.numbers.decode(units)
         raw = torch.where(self.whole, raw.round(), raw)
         raw = torch.minimum(torch.maximum(raw, self.lower), self.upper)
-        codes = [own.argmax(dim=-1).double() for own in self._groups(y)]
-        return torch.cat([raw, *codes], dim=-1).index_select(-1, self.column_order)
+        found = []
+        for number, own in enumerate(self._groups(y)):
+            first = torch.arange(own.shape[-2], device=own.device) * own.shape[-1]
+            found.append(getattr(self, f"levels_{number}")[own.argmax(dim=-1) + first])
+        return torch.cat([raw, *found], dim=-1).index_select(-1, self.column_order)
 
     def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
         """Standard deviations in raw units; for classes the probability of all but the most probable."""

@@ -18,6 +18,7 @@ from sklearn.utils._set_output import _get_output_config
 from vae_anomaly import calibration
 from vae_anomaly.answers import Answers, Explanation
 from vae_anomaly.batches import Float
+from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Settings, fit_model, split_parts
@@ -36,9 +37,17 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
     """What detector and imputer share: settings, fitting, export."""
 
     def __init__(
-        self, *, settings: Settings | None = None, device: str = "auto", random_state: int | None = None
+        self,
+        *,
+        settings: Settings | None = None,
+        kinds: Kinds | None = None,
+        bounds: Bounds | None = None,
+        device: str = "auto",
+        random_state: int | None = None,
     ) -> None:
         self.settings = settings
+        self.kinds = kinds
+        self.bounds = bounds
         self.device = device
         self.random_state = random_state
 
@@ -53,12 +62,12 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         ConfigError
             If a parameter is out of range, or does not go with the data.
         SchemaError
-            If the data are neither a table of numbers nor images of at least 8x8 pixels.
+            If the data are neither a table of numbers and categories nor images of at least 8x8 pixels.
         DataError
             If there are too few rows, or a column without any value.
         """
-        _check_array(X)
-        schema = infer_schema(X)
+        _check_array(X, numeric=not self.kinds)
+        schema = infer_schema(X, self.kinds, self.bounds)
         self._check_parameters(schema)
         seed = int(check_random_state(self.random_state).randint(2**31))
         parts = split_parts(schema.read(X), seed)
@@ -103,7 +112,7 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _answers_for(self, X: Any) -> Answers:
         """The answers, once X passes for what was fitted."""
-        answers, shape = self.answers_, _check_array(X)
+        answers, shape = self.answers_, _check_array(X, numeric=not self.kinds)
         if len(shape) == 2 and shape[1] != self.n_features_in_:
             raise _InputError(
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting "
@@ -132,6 +141,12 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
     ----------
     settings : Settings, optional
         Model, objective, training and export; recommended from the data where None.
+    kinds : mapping of column to kind, optional
+        "real", "positive", "integer", "binary", "categorical" or "ordinal", in place of what
+        `columns.infer_column` takes a column for; a list of categories is an ordinal column in that
+        order. Columns of a bare array go by their place.
+    bounds : mapping of column to (lower, upper), optional
+        What expected and imputed values keep to; None for no bound.
     false_alarm_rate : float
         Share of normal rows that `predict` may call outliers; kept by rows held out from training.
     contamination : float, optional
@@ -174,13 +189,17 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         self,
         *,
         settings: Settings | None = None,
+        kinds: Kinds | None = None,
+        bounds: Bounds | None = None,
         false_alarm_rate: float = 0.05,
         contamination: float | None = None,
         trim: float | str | None = None,
         device: str = "auto",
         random_state: int | None = None,
     ) -> None:
-        super().__init__(settings=settings, device=device, random_state=random_state)
+        super().__init__(
+            settings=settings, kinds=kinds, bounds=bounds, device=device, random_state=random_state
+        )
         self.false_alarm_rate = false_alarm_rate
         self.contamination = contamination
         self.trim = trim
@@ -244,6 +263,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
     ----------
     settings : Settings, optional
         Model, objective, training and export; recommended from the data where None.
+    kinds : mapping of column to kind, optional
+        "real", "positive", "integer", "binary", "categorical" or "ordinal", in place of what
+        `columns.infer_column` takes a column for; a list of categories is an ordinal column in that
+        order. Columns of a bare array go by their place.
+    bounds : mapping of column to (lower, upper), optional
+        What expected and imputed values keep to; None for no bound.
     add_indicator : bool
         As in scikit-learn: append to a table one column of 0 and 1 for each column that had gaps
         in the rows given to `fit`, 1 where the value was missing.
@@ -278,11 +303,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         self,
         *,
         settings: Settings | None = None,
+        kinds: Kinds | None = None,
+        bounds: Bounds | None = None,
         add_indicator: bool = False,
         device: str = "auto",
         random_state: int | None = None,
     ) -> None:
-        super().__init__(settings=settings, device=device, random_state=random_state)
+        super().__init__(
+            settings=settings, kinds=kinds, bounds=bounds, device=device, random_state=random_state
+        )
         self.add_indicator = add_indicator
 
     def __sklearn_tags__(self) -> Any:
@@ -309,7 +338,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         Without indicator columns: a detector does not keep which columns had gaps.
         """
         detector.answers_  # noqa: B018 - raises when not fitted
-        imputer = cls(settings=detector.settings, device=detector.device, random_state=detector.random_state)
+        same = ("settings", "kinds", "bounds", "device", "random_state")
+        imputer = cls(**{name: getattr(detector, name) for name in same})
         for name in ("fitted_", "settings_", "history_", "schema_", "n_features_in_", "feature_names_in_"):
             if hasattr(detector, name):
                 setattr(imputer, name, getattr(detector, name))
@@ -379,7 +409,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         return np.concatenate([names, self.indicator_.get_feature_names_out(names)])
 
 
-def _check_array(X: Any) -> tuple[int, ...]:
+def _check_array(X: Any, numeric: bool = True) -> tuple[int, ...]:
     """Refuse in scikit-learn's words what is no array of numbers; the shape of what is.
 
     A data frame is left to the schema, which reads it by name.
@@ -388,7 +418,14 @@ def _check_array(X: Any) -> tuple[int, ...]:
         return ()
     try:
         # Images have four axes; the schema refuses infinite values, and an empty batch is answered.
-        checked = check_array(X, allow_nd=True, ensure_all_finite=False, ensure_min_samples=0, input_name="X")
+        checked = check_array(
+            X,
+            dtype="numeric" if numeric else None,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            input_name="X",
+        )
     except (TypeError, ValueError) as error:
         raise _InputError(str(error)) from error
     return tuple(checked.shape)

@@ -228,11 +228,11 @@ def _step_feeds(fitted: Fitted, both: Feeds, rng: np.random.Generator) -> Feeds:
     Near the edge float32 would decide: torch and onnxruntime may differ there.
     """
     rows, latent = len(both["x"]), fitted.manifest.latent_size
-    filling = np.zeros((rows, fitted.manifest.schema.elements), np.float32)
+    filling = np.zeros((rows, fitted.manifest.schema.features), np.float32)
     feeds = {**both, **fresh_chains(filling, PARITY_DRAWS, latent)}
     for edge in (np.full(rows, ALWAYS), np.where(np.arange(rows) % 2, ALWAYS, -ALWAYS)):
         feeds["proposal"] = rng.standard_normal((PARITY_DRAWS, rows, latent)).astype(np.float32)
-        feeds["element"] = np.zeros_like(feeds["completed"])
+        feeds["element"] = np.zeros((PARITY_DRAWS, *both["x"].reshape(rows, -1).shape), np.float32)
         feeds["log_uniform"] = np.ascontiguousarray(np.broadcast_to(edge, (PARITY_DRAWS, rows)))
         before = feeds
         after = TorchBackend(fitted.graphs).run("step", feeds)
@@ -263,6 +263,9 @@ def synthetic(schema: Schema, rows: int, seed: int) -> Samples:
         high = np.array([column.high or 0.0 for column in schema.columns])
         values = low + (high - low) * rng.uniform(-0.5, 1.5, (rows, schema.elements))
         values[0], values[1], values[2] = low, high, 1e300
+        for place, column in enumerate(schema.columns):
+            if column.categories:
+                values[:, place] = rng.choice(column.numbers, rows)
     observed = np.ones(values.shape, dtype=np.bool_)
     observed[rows // 2 :] = rng.random(values[rows // 2 :].shape) < 0.6
     observed[-1] = False

@@ -29,16 +29,15 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
-        other integers with gaps become float64. Categories come by name.
+        other integers with gaps become float64. Categories come by name, but as codes in an array of
+        numbers.
     """
     if isinstance(x, pd.DataFrame):
         flat = (len(observed), schema.elements)
         return _fill_frame(schema, x, observed.reshape(flat), imputed.reshape(flat))
     filled = np.array(x)
-    if isinstance(schema, TableSchema) and schema.has_categories:
-        if filled.dtype.kind not in "biuf":
-            return np.where(observed, filled, schema.frame(imputed).astype(object).to_numpy())
-        imputed = named_numbers(schema, imputed)
+    if isinstance(schema, TableSchema) and schema.has_categories and filled.dtype.kind == "O":
+        return np.where(observed, filled, schema.frame(imputed).astype(object).to_numpy())
     if observed.all() and filled.dtype.kind != "O":
         return filled
     pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
@@ -65,21 +64,14 @@ def _fill_frame(schema: Schema, x: pd.DataFrame, observed: Mask, imputed: Array)
     return frame
 
 
-def named_numbers(schema: TableSchema, values: Array) -> Array:
-    """Codes of categories that are numbers as those numbers; everything else as it is."""
-    named = values.copy()
-    for place, column in enumerate(schema.columns):
-        if column.categories and not any(isinstance(category, str) for category in column.categories):
-            named[..., place] = np.array(column.categories, np.float64)[values[..., place].astype(np.int64)]
-    return named
-
-
 def _fill_column(
     cells: pd.Series[Any], observed: Array, imputed: Array, column: Column | None
 ) -> pd.Series[Any]:
     if observed.all():
         return cells
-    if column is not None and column.categories:
+    # Categories as numbers, where the caller has them so, are what the model gives.
+    coded = pd.api.types.is_float_dtype(cells.dtype) and bool(cells.notna().any())
+    if column is not None and column.categories and not coded:
         return _fill_categories(cells, observed, column.label(imputed).set_axis(cells.index))
     values = pd.Series(imputed, index=cells.index)
     if pd.api.types.is_float_dtype(cells.dtype):
@@ -100,6 +92,6 @@ def _fill_categories(cells: pd.Series[Any], observed: Array, named: pd.Series[An
         named = named.astype(object).map(lambda category: own.get(category, category))
         strange = [category for category in named.unique() if category not in set(cells.dtype.categories)]
         return cells.cat.add_categories(strange).where(observed, named)
-    if pd.api.types.is_float_dtype(cells.dtype) or pd.api.types.is_extension_array_dtype(cells.dtype):
+    if pd.api.types.is_extension_array_dtype(cells.dtype):
         return cells.where(observed, named.astype(object).astype(cells.dtype))
     return cells.astype(object).where(observed, named.astype(object))

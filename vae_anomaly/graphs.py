@@ -180,6 +180,6 @@ class StepGraph(EntryPoint):
         encoded = self.encoded(x, observed)
         after, ratio = metropolis.step(self.model, encoded, StepNoise(*rest[:3]), Chains(*rest[3:]))
         mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.completed)
-        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt())
-        size = metropolis.effective_sample_size(after, encoded.observed)
+        std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt(), after.mean)
+        size = metropolis.effective_sample_size(after, self.model.likelihood.widened(encoded.observed))
         return (*after, mean, std, drawn, size, *ratio)

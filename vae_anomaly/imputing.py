@@ -44,11 +44,13 @@ class Imputation(NamedTuple):
     Attributes
     ----------
     mean : like the input
-        Observed cells are the caller's own, missing ones the weighted mean.
+        Observed cells are the caller's own, missing ones the weighted mean: rounded where a column
+        is of whole numbers, the most probable one of two values or of several categories.
     std : ndarray, shape (n, *sample shape)
-        Standard deviation in raw units, 0 where observed.
+        Standard deviation in raw units, 0 where observed; of a category the probability that it is
+        another one.
     draws : ndarray, shape (M, n, *sample shape), or None
-        Multiple imputations.
+        Multiple imputations in the model's numbers; `schema.frame` names categories.
     ess : float64 ndarray, shape (n,)
         Effective sample size of the weights, between 1 and K; K where nothing is missing. Of
         Metropolis steps: how many independent draws would give a mean this exact.
@@ -187,7 +189,7 @@ class MaskedDecode:
     ) -> Feeds:
         """Run the impute graph over chunks of noise, carrying its state."""
         rows, elements = len(feeds["x"]), self.manifest.schema.elements
-        state = fresh_state(rows, elements, draws)
+        state = fresh_state(rows, self.manifest.schema.features, draws)
         out: Feeds = {}
         for latent, gumbel, element in chunks:
             shape = (len(latent), rows, self.bank.shape[1])
@@ -201,7 +203,7 @@ class MaskedDecode:
         return out
 
     def _rows_at_once(self, draws_at_once: int) -> int:
-        rows = CELLS_AT_ONCE // (draws_at_once * self.manifest.schema.elements)
+        rows = CELLS_AT_ONCE // (draws_at_once * self.manifest.schema.features)
         return min(max(PAD_TO, rows - rows % PAD_TO), self.batch_size)
 
 
@@ -231,15 +233,15 @@ class _Some(NamedTuple):
         return every
 
 
-def fresh_state(rows: int, elements: int, draws: int) -> Feeds:
+def fresh_state(rows: int, features: int, draws: int) -> Feeds:
     """The imputation's state before the first chunk, as `imputation.State` names it."""
     nothing = np.full(rows, LOG_ZERO)
-    zeros = np.zeros((rows, elements), np.float32)
+    zeros = np.zeros((rows, features), np.float32)
     return {
         "log_total": nothing,
         "log_squares": nothing,
         "mean": zeros,
         "variance": zeros,
         "best": np.full((draws, rows), LOG_ZERO),
-        "drawn": np.zeros((draws, rows, elements), np.float32),
+        "drawn": np.zeros((draws, rows, features), np.float32),
     }

@@ -24,16 +24,16 @@ class Chains(NamedTuple):
 
     Attributes
     ----------
-    completed : Tensor, shape (C, B, D)
+    completed : Tensor, shape (C, B, F)
         Samples with their gaps filled. What stands in place of observed elements has no say.
     z : Tensor, shape (C, B, L)
     averaged : float64 Tensor, shape (B,)
         Steps averaged so far; 0 starts the averages anew.
-    mean : Tensor, shape (B, D)
+    mean : Tensor, shape (B, F)
         Average of E[x | z] over steps and chains.
-    variance : Tensor, shape (B, D)
+    variance : Tensor, shape (B, F)
         Average of Var[x | z] + (E[x | z] - mean)^2.
-    chain_mean : Tensor, shape (C, B, D)
+    chain_mean : Tensor, shape (C, B, F)
         Average of E[x | z] over the steps of each chain.
     """
 
@@ -84,17 +84,19 @@ def step(model: VAE, encoded: Encoded, noise: StepNoise, chains: Chains) -> tupl
     .. [2] Rezende, Mohamed & Wierstra, "Stochastic Backpropagation and Approximate Inference in
        Deep Generative Models", ICML 2014, for pseudo-Gibbs. https://arxiv.org/abs/1401.4082
     """
-    x = torch.where(encoded.observed, encoded.x, chains.completed)
-    posterior = _posterior(model, x)
+    present = model.likelihood.widened(encoded.observed)
+    x = torch.where(present, encoded.x, chains.completed)
+    complete = torch.ones_like(encoded.observed).expand(x.shape[0], -1, -1)
+    posterior = _posterior(model, x, complete)
     proposal = reparameterise(posterior, noise.proposal)
     raw, raw_before = model.decode(proposal), model.decode(chains.z)
     ratio = Ratio(
-        _log_ratio(model, posterior, x, proposal, raw, noise.proposal),
-        _log_ratio(model, posterior, x, chains.z, raw_before, _noise_of(posterior, chains.z)),
+        _log_ratio(model, posterior, x, complete, proposal, raw, noise.proposal),
+        _log_ratio(model, posterior, x, complete, chains.z, raw_before, _noise_of(posterior, chains.z)),
     )
     accepted = (noise.log_uniform < ratio.proposed - ratio.current)[:, :, None]
     z, raw = torch.where(accepted, proposal, chains.z), torch.where(accepted, raw, raw_before)
-    drawn = torch.where(encoded.observed, encoded.x, model.likelihood.sample(raw, noise.element))
+    drawn = torch.where(present, encoded.x, model.likelihood.sample(raw, noise.element))
     return Chains(drawn, z, chains.averaged + 1, *_averages(model, raw, chains)), ratio
 
 
@@ -118,10 +120,9 @@ def effective_sample_size(chains: Chains, observed: Tensor) -> Tensor:
     return steps / torch.clamp_min(steps * sum_elements(error) / missing, 1.0)
 
 
-def _posterior(model: VAE, x: Tensor) -> Posterior:
+def _posterior(model: VAE, x: Tensor, complete: Tensor) -> Posterior:
     """q(z | x completed) of each chain, (C, B, L): to the encoder every element is observed."""
-    flat = x.flatten(0, 1)
-    mean, log_variance = model.encode(flat, torch.ones_like(flat, dtype=torch.bool))
+    mean, log_variance = model.encode(x.flatten(0, 1), complete.flatten(0, 1))
     if log_variance is None:
         raise TypeError("an autoencoder's code has no density")
     shape = x.shape[:2]
@@ -135,8 +136,9 @@ def _noise_of(posterior: Posterior, z: Tensor) -> Tensor:
     return (z - posterior.mean) * torch.exp(-0.5 * posterior.log_variance)
 
 
-def _log_ratio(model: VAE, posterior: Posterior, x: Tensor, z: Tensor, raw: Tensor, noise: Tensor) -> Tensor:
-    complete = torch.ones_like(x, dtype=torch.bool)
+def _log_ratio(
+    model: VAE, posterior: Posterior, x: Tensor, complete: Tensor, z: Tensor, raw: Tensor, noise: Tensor
+) -> Tensor:
     likelihood = observed_log_prob(model.likelihood, raw, x, complete, exactly=True)
     return likelihood + log_prior_ratio(posterior, z, noise).double()
 

@@ -27,7 +27,7 @@ class Started(NamedTuple):
     Attributes
     ----------
     samples : Samples
-    filling : float32 ndarray, shape (B, D)
+    filling : float32 ndarray, shape (B, F)
         Model space; its values where observed have no say.
     """
 
@@ -93,7 +93,7 @@ class Stepping:
         warm_up, steps = int(sizes["warm_up"]), int(sizes["steps"])
         feeds = sample_feeds(started.samples, slice(None))
         state = fresh_chains(pad(started.filling), chains, self.manifest.latent_size)
-        rows, noises = len(feeds["x"]), self._noise(generators, chains, started.filling.shape[1])
+        rows, noises = len(feeds["x"]), self._noise(generators, chains, self.manifest.schema.elements)
         out: Feeds = {}
         for index in range(warm_up + steps):
             noise = {name: _for_rows(part, rows) for name, part in next(noises).items()}
@@ -119,7 +119,7 @@ class Stepping:
             }
 
     def _rows_at_once(self, chains: int) -> int:
-        rows = CELLS_AT_ONCE // (chains * self.manifest.schema.elements)
+        rows = CELLS_AT_ONCE // (chains * self.manifest.schema.features)
         return min(max(PAD_TO, rows - rows % PAD_TO), self.batch_size)
 
 
@@ -128,18 +128,18 @@ def fresh_chains(filling: Array, chains: int, latent_size: int) -> Feeds:
 
     Parameters
     ----------
-    filling : float32 ndarray, shape (B, D)
+    filling : float32 ndarray, shape (B, F)
         Where every chain of a row begins.
     chains, latent_size : int
     """
-    rows, elements = filling.shape
+    rows, features = filling.shape
     return {
         "completed": np.repeat(filling[None], chains, axis=0),
         "z": np.zeros((chains, rows, latent_size), np.float32),
         "averaged": np.zeros(rows),
-        "mean": np.zeros((rows, elements), np.float32),
-        "variance": np.zeros((rows, elements), np.float32),
-        "chain_mean": np.zeros((chains, rows, elements), np.float32),
+        "mean": np.zeros((rows, features), np.float32),
+        "variance": np.zeros((rows, features), np.float32),
+        "chain_mean": np.zeros((chains, rows, features), np.float32),
     }
 
 

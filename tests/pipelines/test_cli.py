@@ -208,8 +208,8 @@ def clock(figures: dict[str, float]) -> dict[str, float]:
         (
             {},
             [],
-            "columns ['order', 'comment'] of rows.csv hold no numbers; leave them out with --exclude, or "
-            "name one with --id-column or --label",
+            "columns ['order', 'comment'] of rows.csv hold neither numbers nor categories; leave them out "
+            "with --exclude, name one with --id-column or --label, or say by data.kinds what they are",
         ),
         ({}, ["--label", "frad"], "no column 'frad' in rows.csv; did you mean 'fraud'?"),
         (

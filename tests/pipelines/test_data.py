@@ -79,8 +79,8 @@ def test_tables_of_one_content_share_a_fingerprint(tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ({"exclude": ()}, SchemaError,
-         "columns ['day', 'house', 'note'] of {path} hold no numbers; leave them out with --exclude, "
-         "or name one with --id-column or --label"),
+         "columns ['day'] of {path} hold neither numbers nor categories; leave them out "
+         "with --exclude, name one with --id-column or --label, or say by data.kinds what they are"),
         ({"label": "knid"}, DataError, "no column 'knid' in {path}; did you mean 'kind'?"),
         ({"exclude": ("note", "day", "house", "a", "b")}, DataError,
          "no feature column is left in {path}; exclude fewer"),

@@ -51,8 +51,11 @@ def imputer(table_detector: VAEDetector) -> VAEImputer:
 def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[VAEImputer]) -> None:
     estimator = kind(settings=QUICK, device="cpu", random_state=7)
     expected: dict[str, Any] = {"settings": QUICK, "device": "cpu", "random_state": 7}
+    expected |= {"kinds": None, "bounds": None}
     expected |= (
-        {"false_alarm_rate": 0.05, "contamination": None} if kind is VAEDetector else {"add_indicator": False}
+        {"false_alarm_rate": 0.05, "contamination": None, "trim": None}
+        if kind is VAEDetector
+        else {"add_indicator": False}
     )
     assert estimator.get_params() == expected
     copy = clone(estimator)
@@ -182,6 +185,8 @@ def test_one_fit_gives_both_answers(table_detector: VAEDetector, imputer: VAEImp
     assert imputer.fitted_ is table_detector.fitted_
     assert imputer.get_params() == {
         "settings": table_detector.settings,
+        "kinds": None,
+        "bounds": None,
         "add_indicator": False,
         "device": "cpu",
         "random_state": 0,
