@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnxruntime as ort
 
 from vae_anomaly.answers import Answers
 from vae_anomaly.batches import Feeds
+from vae_anomaly.bound import BoundSession, Pinned, PlainSession
 from vae_anomaly.bundle import SealedBundle, open_bundle
 from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError
 from vae_anomaly.locate import locate
@@ -30,13 +32,18 @@ CUDA_OPTIONS = {
     "use_tf32": "0",
 }
 DEVICES = ("auto", "cpu", "cuda")
+# Graphs whose inputs and outputs all have the rows first.
+ROWS_FIRST = ("score", "explain", "encode", "decode")
+
+T = TypeVar("T")
 
 
 class OnnxBackend:
     """Runs the graphs of a bundle through onnxruntime.
 
     On the CPU one intra-op thread per run and several runs at once: a row's bits then do not
-    depend on how the work was cut. On CUDA one thread owns the session.
+    depend on how the work was cut. On CUDA one thread owns the sessions, and batches are padded to a few
+    fixed sizes with buffers of their own.
 
     Parameters
     ----------
@@ -45,6 +52,10 @@ class OnnxBackend:
     device : {"auto", "cpu", "cuda"}
     threads : int, optional
         Batches run at once on the CPU; all processors by default.
+    most_rows : int
+        Largest batch with fixed buffers on CUDA.
+    tf32 : bool
+        Let CUDA round factors of products to ten bits: faster, and no longer the CPU's values.
 
     Raises
     ------
@@ -52,35 +63,51 @@ class OnnxBackend:
         If ``cuda`` is asked for and cannot be had: never a silent fallback.
     """
 
-    def __init__(self, graphs: Mapping[str, bytes], device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graphs: Mapping[str, bytes],
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        most_rows: int = 1024,
+        tf32: bool = False,
+    ) -> None:
         self._graphs = dict(graphs)
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._runners: dict[str, PlainSession] = {}
         self._lock = threading.Lock()
+        self._most_rows, self._tf32 = most_rows, tf32
         self.provider = choose_provider(self._graphs["encode"], device)
-        self.threads = 1 if self.provider == CUDA else threads or os.cpu_count() or 1
+        on_cuda = self.provider == CUDA
+        self.threads = 1 if on_cuda else threads or os.cpu_count() or 1
+        self._owner = ThreadPoolExecutor(1, thread_name_prefix="cuda") if on_cuda else None
+        self._allocate: Pinned | None = None  # made by the thread that owns the sessions
 
     def run(self, graph: str, feeds: Feeds) -> Feeds:
         """Run one graph on one padded batch."""
-        session = self._session(graph)
-        names = [output.name for output in session.get_outputs()]
-        wanted = {item.name for item in session.get_inputs()}
-        values = session.run(names, {name: value for name, value in feeds.items() if name in wanted})
-        return dict(zip(names, values, strict=True))
+        return self._owned(lambda: self._runner(graph).run(feeds))
 
-    def _session(self, graph: str) -> ort.InferenceSession:
+    def _owned(self, work: Callable[[], T]) -> T:
+        """Do it in the thread that owns the sessions; on the CPU any may."""
+        return work() if self._owner is None else self._owner.submit(work).result()
+
+    def _runner(self, graph: str) -> PlainSession:
         with self._lock:
-            if graph not in self._sessions:
-                self._sessions[graph] = self._started(graph)
-            return self._sessions[graph]
+            if graph not in self._runners:
+                self._runners[graph] = self._started(graph)
+            return self._runners[graph]
 
-    def _started(self, graph: str) -> ort.InferenceSession:
+    def _started(self, graph: str) -> PlainSession:
         try:
-            return make_session(self._graphs[graph], self.provider)
+            session = make_session(self._graphs[graph], self.provider, tf32=self._tf32)
         except Exception as error:  # onnxruntime raises several unrelated classes here
             raise BundleError(
                 f"the graph {graph!r} does not start in onnxruntime {ort.__version__}: {first_line(error)}; "
                 f"upgrade onnxruntime, or {AGAIN}"
             ) from error
+        if self.provider != CUDA or graph not in ROWS_FIRST:
+            return PlainSession(session)
+        self._allocate = self._allocate or Pinned()
+        return BoundSession(session, self._most_rows, "cuda", self._allocate)
 
 
 class Bundle(Answers):
@@ -110,6 +137,7 @@ def load_bundle(
     batch_size: int = 1024,
     expected_digest: str | None = None,
     self_test: bool = True,
+    tf32: bool = False,
 ) -> Bundle:
     """Open a bundle: verify its seals, start onnxruntime, run its self-test.
 
@@ -127,6 +155,8 @@ def load_bundle(
         Refuse a bundle whose manifest has another sha256. A registered version brings its own.
     self_test : bool
         Compare the stored synthetic inputs with their stored outputs.
+    tf32 : bool
+        Let CUDA round factors of products to ten bits: faster, and no longer the CPU's values.
 
     Raises
     ------
@@ -141,13 +171,14 @@ def load_bundle(
     found = locate(source)
     sealed = open_bundle(found.path, expected_digest or found.digest)
     check_complete(sealed)
-    backend = OnnxBackend({name: sealed.graph(name) for name in graphs_of(sealed.manifest)}, device, threads)
+    graphs = {name: sealed.graph(name) for name in graphs_of(sealed.manifest)}
+    backend = OnnxBackend(graphs, device, threads, most_rows=batch_size, tf32=tf32)
     if self_test:
         check_golden(sealed, backend, loose=backend.provider == CUDA)
     return Bundle(sealed, backend, batch_size)
 
 
-def make_session(graph: bytes, provider: str) -> ort.InferenceSession:
+def make_session(graph: bytes, provider: str, *, tf32: bool = False) -> ort.InferenceSession:
     """One session; on the CPU with one intra-op thread and no spinning."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -156,7 +187,8 @@ def make_session(graph: bytes, provider: str) -> ort.InferenceSession:
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers: list[Any] = [(CUDA, CUDA_OPTIONS), CPU] if provider == CUDA else [CPU]
+    on_cuda = (CUDA, CUDA_OPTIONS | {"use_tf32": str(int(tf32))})
+    providers: list[Any] = [on_cuda, CPU] if provider == CUDA else [CPU]
     session = ort.InferenceSession(graph, options, providers=providers)
     session.disable_fallback()
     return session

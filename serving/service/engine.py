@@ -25,6 +25,7 @@ from serving.service.microbatch import Limits, MicroBatcher, Rows, Watch
 from serving.service.refusals import Overloaded
 from vae_anomaly.answers import read_latents
 from vae_anomaly.batches import PAD_TO, Feeds
+from vae_anomaly.bound import fixed_sizes
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.filling import fill
 from vae_anomaly.noise import row_ids
@@ -210,12 +211,13 @@ class Engine:
 
     def warm(self) -> None:
         """Run every entry point, so that the first request finds all set up. Not on the event loop."""
+        sizes = fixed_sizes(self.bundle.batch_size) if self.provider == CUDA else (PAD_TO,)
         for entry in self.entries:
-            values = np.zeros((PAD_TO, *self.schema.shape), self.dtype)
-            if entry == "decode":
-                values = np.zeros((PAD_TO, self.bundle.latent_size), np.float32)
-            rows, how = self._read(entry, values, None, None, 0, None, None)
-            self._run(entry, how, rows)
+            shape = (self.bundle.latent_size,) if entry == "decode" else self.schema.shape
+            for size in sizes[:1] if entry == "impute" else sizes:
+                values = np.zeros((size, *shape), np.float32 if entry == "decode" else self.dtype)
+                rows, how = self._read(entry, values, None, None, 0, None, None)
+                self._run(entry, how, rows)
 
     def close(self) -> None:
         """Let what runs end, and take nothing more."""

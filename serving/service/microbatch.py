@@ -40,7 +40,7 @@ class Limits:
     Attributes
     ----------
     batch_rows : int
-        Largest batch.
+        Largest batch; 1 runs every row alone.
     batch_wait : float
         Seconds that a batch waits for company while it is not full.
     queue_rows, queue_bytes : int
@@ -240,10 +240,10 @@ class MicroBatcher:
         return queue.waiting[0].arrived + self.limits.batch_wait - time.monotonic()
 
     def _room(self, queue: _Queue) -> int:
-        rows = self.limits.batch_rows
+        rows = most = self.limits.batch_rows
         if queue.row_seconds:
             rows = min(rows, int(RUN_SECONDS / queue.row_seconds))
-        return max(rows - rows % PAD_TO, PAD_TO)
+        return max(rows - rows % PAD_TO, min(most, PAD_TO))
 
     def _take(self, queue: _Queue) -> _Batch | None:
         """The next batch: requests in order as long as they fit and may share a run."""

@@ -56,6 +56,7 @@ class Source:
     name : str, optional
         As responses call the model; by default as the registry, else as the bundle does.
     device : {"auto", "cpu", "cuda"}
+    tf32 : bool
     workers : int, optional
     limits : Limits
     metrics : Metrics, optional
@@ -65,6 +66,7 @@ class Source:
     tracking_uri: str | None = None
     name: str | None = None
     device: str = "auto"
+    tf32: bool = False
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics | None = None
@@ -105,6 +107,7 @@ class Source:
             threads=1,
             batch_size=self.limits.batch_rows,
             expected_digest=found.digest,
+            tf32=self.tf32,
         )
         name = self.name or found.name or bundle.manifest.name
         version = found.version or bundle.digest[:12]

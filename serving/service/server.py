@@ -152,6 +152,7 @@ def origin_of(source: str, settings: Settings, metrics: Metrics, tracking_uri: s
         tracking_uri=tracking_uri,
         name=settings.model_name,
         device=settings.device,
+        tf32=settings.tf32,
         workers=settings.workers,
         limits=limits,
         metrics=metrics,

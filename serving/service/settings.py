@@ -60,6 +60,7 @@ class Settings:
     keep_alive: float = setting(30.0, "seconds that an idle connection stays open", 0.01)
 
     device: str = setting("auto", "auto, cpu or cuda; cuda without CUDA is an error")
+    tf32: bool = setting(False, "let CUDA compute with TF32: faster, a little less exact")
     workers: int | None = setting(None, "batches run at once on the CPU; all processors by default", 1)
     batch_rows: int = setting(256, "rows of the largest batch", 1)
     batch_wait: float = setting(0.0, "seconds that a batch waits for company while it is not full", 0)

@@ -184,3 +184,21 @@ def test_warm_runs_every_entry_point(image_bundle: Bundle, autoencoder_bundle: B
         engine.warm()
         assert seen == list(engine.entries)
         assert len(seen) == entries
+
+
+def test_on_cuda_every_fixed_size_is_warmed_by_one_worker(
+    table_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_bundle.backend, "provider", "CUDAExecutionProvider")
+    seen: list[tuple[str, int]] = []
+
+    class Seen(Engine):
+        def _run(self, entry: str, how: Any, rows: Any) -> Feeds:
+            seen.append((entry, len(rows[0])))
+            return super()._run(entry, how, rows)
+
+    engine = Seen(table_bundle, "m", "1", workers=4)
+    engine.warm()
+    sizes = [16, 64, 256, 1024]
+    assert engine.workers == 1
+    assert seen == [(e, n) for e in engine.entries for n in (sizes[:1] if e == "impute" else sizes)]
