@@ -195,7 +195,7 @@ def test_on_cuda_every_fixed_size_is_warmed_by_one_worker(
     class Seen(Engine):
         def _run(self, entry: str, how: Any, rows: Any) -> Feeds:
             seen.append((entry, len(rows[0])))
-            return super()._run(entry, how, rows)
+            return {}
 
     engine = Seen(table_bundle, "m", "1", workers=4)
     engine.warm()
