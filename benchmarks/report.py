@@ -15,6 +15,8 @@ from typing import Any
 from benchmarks.figure import Figure, number
 from benchmarks.figures import FIGURES
 from benchmarks.harness import RESULTS
+from benchmarks.images_page import NOTES as IMAGE_NOTES
+from benchmarks.images_page import image_tables
 from benchmarks.imputation_page import NOTES as IMPUTATION_NOTES
 from benchmarks.imputation_page import imputation_tables
 
@@ -76,8 +78,9 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole document."""
     parts = [INTRODUCTION, figures_table(results), recipes_table(results.get("recipes", {}))]
-    parts += [detection_tables(results), imputation_tables(results.get("imputation", {}))]
-    parts.append(NOTES + IMPUTATION_NOTES)
+    parts += [detection_tables(results), image_tables(results.get("images", {}))]
+    parts.append(imputation_tables(results.get("imputation", {})))
+    parts.append(NOTES + IMAGE_NOTES + IMPUTATION_NOTES)
     return "\n".join([*parts, setups_list(results)]).rstrip() + "\n"
 
 

@@ -22,9 +22,11 @@ from vae_anomaly.vae import make_likelihood, make_model
 
 # To train on: what is left of 10 rows, the fewest that scikit-learn's checks fit an estimator to.
 MINIMUM_ROWS = 7
-# Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
-ROWS_SHOWN = {"image": 400_000, "table": 300_000}
-EPOCHS = {"image": (8, 100), "table": (20, 600)}
+# Rows shown to the model in all, whatever the size of the data; within the bounds on epochs. Images of
+# more than so many pixels are shown less often, down to a tenth.
+ROWS_SHOWN = {"image": 300_000, "table": 300_000}
+EPOCHS = {"image": (4, 100), "table": (20, 600)}
+PIXELS = 32 * 32
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class Fit(NamedTuple):
 def recommended_model(schema: Schema) -> ModelConfig:
     """A convolutional model for images, a multilayer perceptron for tables, sized by the sample.
 
-    Images get one stride-2 convolution per halving down to a side of about 4. Tables get two layers
-    of about 8 units per column, 128 to 256, and one latent dimension per column, 2 to 32: chosen on
-    scikit-learn's bundled and synthetic tables, see docs/scores.md.
+    Images get one stride-2 convolution per halving down to a side of about 4, and a decoder that
+    ends with its last transposed convolution: one more at full size would take most of the time.
+    Tables get two layers of about 8 units per column, 128 to 256, and one latent dimension per
+    column, 2 to 32: chosen on scikit-learn's bundled and synthetic data, see docs/scores.md.
     """
     if isinstance(schema, ImageSchema):
         stages, side = 1, min(schema.height, schema.width) / 2
@@ -82,6 +85,8 @@ def recommended_model(schema: Schema) -> ModelConfig:
             output="sigmoid",
             activation="silu",
             dense=256,
+            kernel=4 if stages > 1 else 3,
+            head="transpose" if stages > 1 else "conv",
         )
     width = int(np.clip(2 ** round(np.log2(8 * schema.elements)), 128, 256))
     latent = int(np.clip(schema.elements, 2, 32))
@@ -91,11 +96,20 @@ def recommended_model(schema: Schema) -> ModelConfig:
 
 
 def recommended_training(schema: Schema, rows: int) -> TrainingConfig:
-    """As many epochs as show the model a fixed number of rows, within bounds."""
-    low, high = EPOCHS[schema.kind]
-    epochs = int(np.clip(ROWS_SHOWN[schema.kind] // max(rows, 1), low, high))
-    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 64, 256))
-    return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=3e-3, random_mask=0.5, patience=0)
+    """As many epochs as show the model a fixed number of rows, within bounds.
+
+    Images come in small batches: convolutions cost as much per row in those, and steps are few.
+    """
+    (low, high), shown, rows = EPOCHS[schema.kind], ROWS_SHOWN[schema.kind], max(rows, 1)
+    if isinstance(schema, ImageSchema):
+        epochs = shown * np.clip(PIXELS / (schema.height * schema.width), 0.1, 1) / rows
+        batch, rate = np.clip(2 ** round(np.log2(rows / 64)), 64, 128), 2e-3
+    else:
+        epochs, rate = shown / rows, 3e-3
+        batch = np.clip(2 ** round(np.log2(rows / 16)), 64, 256)
+    return TrainingConfig(
+        epochs=int(np.clip(epochs, low, high)), batch_size=int(batch), learning_rate=rate, random_mask=0.5
+    )
 
 
 def fit_model(

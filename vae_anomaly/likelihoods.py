@@ -195,6 +195,11 @@ class LocationScale(Likelihood):
         self.log_scale = nn.Parameter(torch.tensor(FIRST_LOG_SCALE)) if scale == "learned" else None
         self.fixed = 1.0 if isinstance(scale, str) else float(scale)
 
+    def reset_parameters(self) -> None:
+        """The learned scale as it was before training."""
+        if self.log_scale is not None:
+            nn.init.constant_(self.log_scale, FIRST_LOG_SCALE)
+
     def parameters_of(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale, each broadcastable to (..., D)."""
         if self.outputs_per_element == 2:

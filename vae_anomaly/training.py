@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from vae_anomaly.choices import check_choices
 from vae_anomaly.devices import choose_device, gains_from_bfloat16
-from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.objectives import ObjectiveConfig, losses
 from vae_anomaly.schema import Samples
@@ -30,6 +29,9 @@ from vae_anomaly.vae import Autoencoder
 ACTIVE_VARIANCE = 0.01
 # A loss this many times the first epoch's has lost its way.
 DIVERGED = 100.0
+# How many times faster a learned scale goes than weights: Adam moves a parameter by about the learning
+# rate per step, and the logarithm of a scale has whole units to go while latents wait for it.
+SCALE_PACE = 10.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class Trainer:
     model : Autoencoder or VAE
         Trained in place; holds the best weights at the end.
     encoding : Encoding
+        Or another module from values and mask to `Encoded`.
     objective : ObjectiveConfig
     config : TrainingConfig
     seed : int
@@ -156,7 +159,7 @@ class Trainer:
     """
 
     model: Autoencoder
-    encoding: Encoding
+    encoding: nn.Module
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     config: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
@@ -220,12 +223,15 @@ class Trainer:
         return late or 0 < self.config.patience <= state.epochs_since_best
 
     def _optimizer(self, device: torch.device) -> torch.optim.Optimizer:
+        named = list(self.model.named_parameters())
+        groups = [
+            {"params": [value for name, value in named if name.endswith("log_scale") == scale], "pace": pace}
+            for scale, pace in ((False, 1.0), (True, SCALE_PACE))
+        ]
         rate = self.config.learning_rate
         if self.config.optimizer == "adam":
-            return torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
-        return torch.optim.AdamW(
-            self.model.parameters(), lr=rate, weight_decay=self.config.weight_decay, fused=True
-        )
+            return torch.optim.Adam(groups, lr=rate, fused=True)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, fused=True)
 
     def _epoch(
         self,
@@ -312,7 +318,7 @@ class Trainer:
         epoch: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         noise = self._noise(len(x), generator)
         part = losses(self.model, x, observed, noise, self.objective, self.objective.kl_weight(epoch))
         optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,11 @@ from vae_anomaly.mixed import Mixed
 from vae_anomaly.networks import ModelConfig, Posterior, make_networks
 from vae_anomaly.schema import Schema, TableSchema
 
+# Variance of first weights times the number of inputs: what keeps a signal's size through rectifiers
+# (He et al., "Delving Deep into Rectifiers", ICCV 2015, https://arxiv.org/abs/1502.01852), and
+# PyTorch's own.
+HE, TORCH = 2.0, 1 / 3
+
 
 class Autoencoder(nn.Module):
     """An encoder to a code and a decoder back: the baseline, without a distribution over z.
@@ -157,17 +162,34 @@ def make_model(
     with torch.random.fork_rng(devices=[]):
         encoder, decoder = make_networks(shape, outputs, config, features)
     model = (VAE if config.kind == "vae" else Autoencoder)(encoder, decoder, likelihood, config.latent_size)
-    for module in model.modules():
+    return initialise(model, generator)
+
+
+def initialise(model: Autoencoder, generator: torch.Generator) -> Autoencoder:
+    """The same model as nobody has trained it, its weights drawn from ``generator``."""
+    # Convolutional networks are deep: a signal that shrinks in every layer says nothing to the
+    # latents of dark images, and they collapse before anything is learned.
+    gain = HE if any(isinstance(module, nn.Conv2d) for module in model.modules()) else TORCH
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            _initialise(module, generator)
+            _initialise(module, TORCH if ".head" in name else gain, generator)
+        elif isinstance(module, LocationScale | nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_parameters()
     return model
 
 
-def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, generator: torch.Generator) -> None:
-    """PyTorch's own default, uniform in +-1/sqrt(fan in), from our generator."""
-    bound = 1 / math.sqrt(layer.weight[0].numel())
+def _initialise(
+    layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, gain: float, generator: torch.Generator
+) -> None:
+    """Weights of variance gain / fan in, uniform; biases uniform in +-1/sqrt(fan in)."""
+    fan_in = layer.weight[0].numel()
+    if isinstance(layer, nn.ConvTranspose2d) and gain == HE:
+        # What one output sees: every input channel through its share of the kernel.
+        fan_in = layer.weight[:, 0].numel() // math.prod(layer.stride)
+    bound = 1 / math.sqrt(fan_in)
+    reach = bound * math.sqrt(3 * gain)
     with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.weight.uniform_(-reach, reach, generator=generator)
         if layer.bias is not None:
             layer.bias.uniform_(-bound, bound, generator=generator)
 

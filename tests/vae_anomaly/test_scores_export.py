@@ -13,7 +13,7 @@ from vae_anomaly.assembly import Fitted
 from vae_anomaly.export import export_bundle
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import Bundle, load_bundle
-from vae_anomaly.scores import possible_scores
+from vae_anomaly.scores import background, possible_scores
 from vae_anomaly.selftest import tolerance_of
 
 MODELS: dict[str, tuple[Callable[..., Any], ModelConfig]] = {
@@ -30,7 +30,9 @@ def exported(
     """A model with every score it can have; the parity gate has let it pass."""
     data, config = MODELS[request.param]
     scores = possible_scores(config.kind == "vae", config.mask_input)
-    fitted = fit(data(), config, epochs=4, scores=scores, draws=4, imputation_draws=50)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(background, "EPOCHS", (1, 2))
+        fitted = fit(data(), config, epochs=4, scores=scores, draws=4, imputation_draws=50)
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
     export_bundle(fitted, folder)
     return fitted, load_bundle(folder, device="cpu", threads=1), data

@@ -172,6 +172,21 @@ def test_an_autoencoder_learns_through_the_same_code() -> None:
     assert all(epoch["kl"] == 0 and epoch["loss"] == epoch["reconstruction"] for epoch in history)
 
 
+def test_a_learned_scale_moves_ten_times_as_fast_as_weights() -> None:
+    """Adam's first step is the learning rate, whatever the gradient."""
+    config = replace(
+        CONFIG, epochs=1, batch_size=50, learning_rate=1e-3, schedule="constant", optimizer="adam"
+    )
+    run = trainer(config, model=replace(MODEL, scale="learned", batch_norm=False))
+    before = weights(run.model)
+    run.fit(TRAIN, VALIDATION)
+    moved = {
+        name: (value - before[name]).abs().max().item() for name, value in run.model.state_dict().items()
+    }
+    assert moved.pop("likelihood.log_scale") == pytest.approx(1e-2, rel=1e-3)
+    assert max(moved.values()) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_figures_are_means_over_rows() -> None:
     """One step per epoch at a vanishing rate: the figures are those of the first weights."""
     config = replace(CONFIG, epochs=1, batch_size=50, learning_rate=1e-12)

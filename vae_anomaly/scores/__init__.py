@@ -7,6 +7,7 @@ file here and a line in `SCORES`.
 from __future__ import annotations
 
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
+from vae_anomaly.scores.background import BackgroundRatio
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
 from vae_anomaly.scores.combined import Combined
@@ -23,6 +24,7 @@ __all__ = [
     "LEADING_DIRECTIONS",
     "RIDGE",
     "SCORES",
+    "BackgroundRatio",
     "Combined",
     "Conditional",
     "Evidence",
@@ -56,6 +58,7 @@ SCORES: dict[str, type[Score]] = {
     "rapp": Rapp,
     "conditional": Conditional,
     "typicality": Typicality,
+    "background_ratio": BackgroundRatio,
     "combined": Combined,
 }
 
