@@ -32,6 +32,7 @@ from vae_anomaly.networks import ModelConfig
 from vae_anomaly.schema import Array, Samples, Schema
 from vae_anomaly.scores import (
     Evidence,
+    Score,
     check_scores,
     default_score,
     default_scores,
@@ -184,18 +185,39 @@ def assemble(
     if not len(held_out.values):
         raise CalibrationError("no row was held out for calibration; leave a share for it")
     model.eval()
-    names = config.scores or default_scores(model.variational)
-    recommended = default_score(model.variational)
-    default = config.default_score or (recommended if recommended in names else names[0])
-    names = names if default in names else (default, *names)
+    names, default = _chosen(config, model.variational)
     check_scores(names, model.variational, model_config.mask_input)
-    latent = model.latent_size
-    device = next(model.parameters()).device
-    noise = (
-        noise_bank(config.draws, latent, seed).to(device)
-        if model.variational
-        else torch.zeros(1, 1, device=device)
-    )
+    scores, noise = _fitted_scores(model, encoding, names, config.draws, parts, seed)
+    table = torch.zeros(len(held_out.values), device=noise.device)
+    score_graph = ScoreGraph(model, encoding, scores, default, noise, table)
+    graphs = {"score": score_graph, **_other_graphs(model, encoding, noise, saw_masks)}
+    for graph in graphs.values():
+        graph.eval()
+    rows = {"rows_train": len(parts.train.values), "rows_calibration": len(held_out.values), "seed": seed}
+    about = {"name": name, "schema": schema, "provenance": {**(provenance or {}), **rows}}
+    manifest = _manifest(model_config, config, graphs, scores, default, about)
+    fitted = Fitted(graphs, manifest, {}, held_out)
+    if model.variational:
+        draws = -(-config.imputation_draws // CHUNK) * CHUNK
+        fitted.calibration["noise"] = noise_bank(draws, model.latent_size, seed + 1).numpy()
+    calibrate(fitted, fitted.answers())
+    return fitted
+
+
+def _chosen(config: ExportConfig, variational: bool) -> tuple[tuple[str, ...], str]:
+    """The scores to export, and the one that decides."""
+    names, recommended = config.scores or default_scores(variational), default_score(variational)
+    default = config.default_score or (recommended if recommended in names else names[0])
+    return (names if default in names else (default, *names)), default
+
+
+def _fitted_scores(
+    model: Autoencoder, encoding: Encoding, names: tuple[str, ...], draws: int, parts: Parts, seed: int
+) -> tuple[dict[str, Score], Tensor]:
+    """Scores fitted on training and validation rows, and their stored noise, on the model's device."""
+    device, latent = next(model.parameters()).device, model.latent_size
+    noise = noise_bank(draws, latent, seed) if model.variational else torch.zeros(1, 1)
+    noise = noise.to(device)
     training, validation = (
         partial(_evidence, model, encoding, _subset(part, latent, seed), noise)
         for part in (parts.train, parts.validation)
@@ -203,9 +225,14 @@ def assemble(
     scores = fit_scores(names, training, validation)
     for score in scores.values():
         score.to(device)
-    table = torch.zeros(len(held_out.values), device=device)
+    return scores, noise
+
+
+def _other_graphs(
+    model: Autoencoder, encoding: Encoding, noise: Tensor, saw_masks: bool
+) -> dict[str, EntryPoint]:
+    """Every entry point but the one that scores."""
     graphs: dict[str, EntryPoint] = {
-        "score": ScoreGraph(model, encoding, scores, default, noise, table),
         "explain": ExplainGraph(model, encoding, noise),
         "encode": EncodeGraph(model, encoding),
         "decode": DecodeGraph(model, encoding),
@@ -214,43 +241,36 @@ def assemble(
         graphs["impute"] = ImputeGraph(model, encoding)
         if not saw_masks:
             graphs["step"] = StepGraph(model, encoding)
-    for graph in graphs.values():
-        graph.eval()
-    rate, warnings = _attainable(config.false_alarm_rate, len(held_out.values))
-    manifest = Manifest(
-        kind=model_config.kind,
-        name=name,
-        schema=schema,
-        likelihood={
-            "name": model_config.likelihood,
-            "scale": model_config.scale,
-            "output": model_config.output,
-        },
-        architecture=_plain(asdict(model_config)),
-        scores=tuple(names),
+    return graphs
+
+
+def _manifest(
+    model: ModelConfig,
+    config: ExportConfig,
+    graphs: dict[str, EntryPoint],
+    scores: dict[str, Score],
+    default: str,
+    about: dict[str, Any],
+) -> Manifest:
+    """What a bundle says of itself; warns of a rate that is out of reach."""
+    rate, warnings = _attainable(config.false_alarm_rate, about["provenance"]["rows_calibration"])
+    for warning in warnings:
+        log.warning(warning)
+    return Manifest(
+        kind=model.kind,
+        likelihood={"name": model.likelihood, "scale": model.scale, "output": model.output},
+        architecture=_plain(asdict(model)),
+        scores=tuple(scores),
         default_score=default,
         draws=config.draws,
         imputation=_imputation(config, graphs),
-        latent_size=latent,
+        latent_size=graphs["score"].model.latent_size,
         false_alarm_rate=rate,
         tolerances=TOLERANCES,
-        provenance={
-            **(provenance or {}),
-            "rows_train": len(parts.train.values),
-            "rows_calibration": len(held_out.values),
-            "seed": seed,
-        },
         derived_from_rows=tuple(part for score in scores.values() for part in score.derived_from_rows),
         warnings=warnings,
+        **about,
     )
-    for warning in warnings:
-        log.warning(warning)
-    fitted = Fitted(graphs, manifest, {}, held_out)
-    if model.variational:
-        rows = -(-config.imputation_draws // CHUNK) * CHUNK
-        fitted.calibration["noise"] = noise_bank(rows, latent, seed + 1).numpy()
-    calibrate(fitted, fitted.answers())
-    return fitted
 
 
 def _imputation(config: ExportConfig, graphs: dict[str, EntryPoint]) -> dict[str, Any]:
