@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import onnxruntime as ort
 
 from vae_anomaly.answers import Answers
-from vae_anomaly.batches import Feeds
+from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.bound import BoundSession, Pinned, PlainSession
 from vae_anomaly.bundle import SealedBundle, open_bundle
 from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError
@@ -32,6 +32,9 @@ CUDA_OPTIONS = {
     "use_tf32": "0",
 }
 DEVICES = ("auto", "cpu", "cuda")
+# Elements of one run on the CPU, 1 MiB of float32: what passes from one operator to the next then stays
+# in a core's own cache, and several threads do not wait for memory.
+CACHED_ELEMENTS = 2**18
 # Graphs whose inputs and outputs all have the rows first.
 ROWS_FIRST = ("score", "explain", "encode", "decode")
 
@@ -121,6 +124,8 @@ class Bundle(Answers):
     """
 
     def __init__(self, sealed: SealedBundle, backend: OnnxBackend, batch_size: int = 1024) -> None:
+        if backend.provider == CPU:
+            batch_size = min(batch_size, max(PAD_TO, CACHED_ELEMENTS // sealed.manifest.schema.elements))
         super().__init__(sealed.manifest, sealed.arrays("calibration"), backend, batch_size)
         self.path = sealed.path
         self.digest = sealed.digest
@@ -150,7 +155,7 @@ def load_bundle(
     threads : int, optional
         Batches run at once on the CPU.
     batch_size : int
-        Rows per run.
+        Rows per run, at most; on the CPU as many as its caches hold.
     expected_digest : str, optional
         Refuse a bundle whose manifest has another sha256. A registered version brings its own.
     self_test : bool
