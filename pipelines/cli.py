@@ -33,6 +33,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the summary as JSON"
 IdColumn = Annotated[str | None, typer.Option(help="column that names a row")]
 Label = Annotated[str | None, typer.Option(help="column with labels; for evaluation only")]
 Exclude = Annotated[list[str] | None, typer.Option(help="column that is no feature; repeatable")]
+# How rows are read, for `score` and `impute` alike.
+KeepColumns = Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")]
+IgnoreUnknown = Annotated[bool, typer.Option(help="pass over unknown columns")]
+MissingValue = Annotated[float | None, typer.Option(help="number that means missing")]
+Mask = Annotated[Path | None, typer.Option(help="file or folder; black = missing")]
+AlphaIsMask = Annotated[bool, typer.Option(help="transparent pixels are missing")]
+Convert = Annotated[bool, typer.Option(help="adapt images that do not fit")]
+OnDuplicate = Annotated[str, typer.Option(help="error or keep")]
+Strict = Annotated[bool, typer.Option(help="stop at the first bad row")]
+Delimiter = Annotated[str | None, typer.Option(help="of a CSV")]
+Decimal = Annotated[str, typer.Option(help="decimal mark of a CSV")]
+Input = Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")]
+FalseAlarmRate = Annotated[float | None, typer.Option(help="in place of the model's own")]
 
 
 def _version(value: bool) -> None:
@@ -136,7 +149,7 @@ def evaluate(
     exclude: Exclude = None,
     novel: Annotated[list[str] | None, typer.Option(help="label of anomalies; repeatable")] = None,
     thumbnails: Annotated[bool, typer.Option(help="show single samples")] = True,
-    false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
+    false_alarm_rate: FalseAlarmRate = None,
     min_auroc: Annotated[float | None, typer.Option(help="gate: exit code 4 below it")] = None,
     device: Device = "auto",
     root: Root = Path("mlruns"),
@@ -176,21 +189,21 @@ def evaluate(
 @app.command()
 def score(
     model: ModelSource,
-    source: Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")],
+    source: Input,
     out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write")] = Path("scores.parquet"),
     id_column: IdColumn = None,
     label: Label = None,
-    keep_columns: Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")] = None,
-    ignore_unknown: Annotated[bool, typer.Option(help="pass over unknown columns")] = False,
-    missing_value: Annotated[float | None, typer.Option(help="number that means missing")] = None,
-    mask: Annotated[Path | None, typer.Option(help="file or folder; black = missing")] = None,
-    alpha_is_mask: Annotated[bool, typer.Option(help="transparent pixels are missing")] = False,
-    convert: Annotated[bool, typer.Option(help="adapt images that do not fit")] = False,
-    on_duplicate: Annotated[str, typer.Option(help="error or keep")] = "error",
-    strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
-    delimiter: Annotated[str | None, typer.Option(help="of a CSV")] = None,
-    decimal: Annotated[str, typer.Option(help="decimal mark of a CSV")] = ".",
-    false_alarm_rate: Annotated[float | None, typer.Option(help="in place of the model's own")] = None,
+    keep_columns: KeepColumns = None,
+    ignore_unknown: IgnoreUnknown = False,
+    missing_value: MissingValue = None,
+    mask: Mask = None,
+    alpha_is_mask: AlphaIsMask = False,
+    convert: Convert = False,
+    on_duplicate: OnDuplicate = "error",
+    strict: Strict = False,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    false_alarm_rate: FalseAlarmRate = None,
     rank: Annotated[bool, typer.Option(help="add a rank, 1 = most anomalous")] = False,
     device: Device = "auto",
     root: Root = Path("mlruns"),
@@ -200,7 +213,7 @@ def score(
     from pipelines.models import open_model
     from serving.batch import score_file
 
-    options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
+    options = _read_options(locals())
     with rows_progress(err, "scoring") as progress:
         bundle = open_model(model, root, device)
         summary = score_file(
@@ -212,7 +225,7 @@ def score(
 @app.command()
 def impute(
     model: ModelSource,
-    source: Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")],
+    source: Input,
     out_file: Annotated[
         Path | None,
         typer.Option("--out", help="Parquet or .npy file, or folder of PNG; named after the input"),
@@ -222,16 +235,16 @@ def impute(
     std: Annotated[bool, typer.Option(help="write standard deviations too")] = False,
     id_column: IdColumn = None,
     label: Label = None,
-    keep_columns: Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")] = None,
-    ignore_unknown: Annotated[bool, typer.Option(help="pass over unknown columns")] = False,
-    missing_value: Annotated[float | None, typer.Option(help="number that means missing")] = None,
-    mask: Annotated[Path | None, typer.Option(help="file or folder; black = missing")] = None,
-    alpha_is_mask: Annotated[bool, typer.Option(help="transparent pixels are missing")] = False,
-    convert: Annotated[bool, typer.Option(help="adapt images that do not fit")] = False,
-    on_duplicate: Annotated[str, typer.Option(help="error or keep")] = "error",
-    strict: Annotated[bool, typer.Option(help="stop at the first bad row")] = False,
-    delimiter: Annotated[str | None, typer.Option(help="of a CSV")] = None,
-    decimal: Annotated[str, typer.Option(help="decimal mark of a CSV")] = ".",
+    keep_columns: KeepColumns = None,
+    ignore_unknown: IgnoreUnknown = False,
+    missing_value: MissingValue = None,
+    mask: Mask = None,
+    alpha_is_mask: AlphaIsMask = False,
+    convert: Convert = False,
+    on_duplicate: OnDuplicate = "error",
+    strict: Strict = False,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
     device: Device = "auto",
     root: Root = Path("mlruns"),
     as_json: AsJson = False,
@@ -240,7 +253,7 @@ def impute(
     from pipelines.models import open_model
     from serving.batch import impute_file
 
-    options = _read_options(**{key: value for key, value in locals().items() if key in READ_OPTIONS})
+    options = _read_options(locals())
     target = out_file or _imputed_name(source)
     with rows_progress(err, "imputing") as progress:
         bundle = open_model(model, root, device)
@@ -335,26 +348,12 @@ def sync(
     plain(out, f"run {run_id} is on the server as {copy_run(run_id, to, root)}")
 
 
-READ_OPTIONS = (
-    "id_column",
-    "label",
-    "keep_columns",
-    "ignore_unknown",
-    "missing_value",
-    "mask",
-    "alpha_is_mask",
-    "convert",
-    "on_duplicate",
-    "strict",
-    "delimiter",
-    "decimal",
-)
-
-
-def _read_options(**given: Any) -> Any:
+def _read_options(given: dict[str, Any]) -> Any:
+    """Those of a verb's options that say how rows are read."""
     from serving.chunks import ReadOptions
 
-    return ReadOptions(**{**given, "keep_columns": tuple(given["keep_columns"] or ())})
+    asked = {name: given[name] for name in ReadOptions.__dataclass_fields__ if name in given}
+    return ReadOptions(**{**asked, "keep_columns": tuple(given["keep_columns"] or ())})
 
 
 def _imputed_name(source: Path) -> Path:
