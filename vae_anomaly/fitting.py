@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
+from vae_anomaly.budget import within_budget
 from vae_anomaly.encoding import fit_encoding
 from vae_anomaly.exceptions import DataError
 from vae_anomaly.networks import ModelConfig
@@ -48,12 +49,11 @@ class Settings:
 
     def completed(self, schema: Schema, rows: int) -> Settings:
         """The same with every None filled in."""
-        return Settings(
-            self.model or recommended_model(schema),
-            self.objective,
-            self.training or recommended_training(schema, rows),
-            self.export,
+        model = self.model or recommended_model(schema)
+        training = self.training or within_budget(
+            recommended_training(schema, rows), model, schema.shape, rows
         )
+        return Settings(model, self.objective, training, self.export)
 
 
 class Fit(NamedTuple):

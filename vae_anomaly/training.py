@@ -41,6 +41,8 @@ class TrainingConfig:
     Attributes
     ----------
     epochs, batch_size : int
+    epoch_rows : int
+        Rows drawn at random for each epoch where there are more; 0 shows all.
     learning_rate : float
         The peak of the one-cycle schedule, or the constant rate.
     schedule : {"one-cycle", "constant"}
@@ -77,6 +79,7 @@ class TrainingConfig:
     random_mask: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_seconds: float = 0.0
+    epoch_rows: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -86,7 +89,7 @@ class TrainingConfig:
         for name in ("random_mask", "rise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "patience", "max_seconds"):
+        for name in ("weight_decay", "clip_norm", "patience", "max_seconds", "epoch_rows"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.learning_rate <= 0:
@@ -295,6 +298,7 @@ class Trainer:
 
     def _batches(self, rows: int, generator: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(rows, generator=generator, device=generator.device)
+        order = order[: self.config.epoch_rows or None]
         batches = order.split(min(self.config.batch_size, rows))
         # Batch norm has no variance over one row.
         return (batch for batch in batches if len(batch) > 1)

@@ -1,0 +1,76 @@
+"""How much work a fit may be: a rule in rows and multiply-adds, never in seconds, so that it repeats.
+
+A limit by the clock would train a busy machine's model for fewer epochs than an idle one's: the same seed
+would give other weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vae_anomaly.networks import ModelConfig
+from vae_anomaly.training import TrainingConfig
+from vae_anomaly.vae import make_model
+
+# Rows shown in all, where recommended settings would show more: small networks spend their time per batch.
+MOST_ROWS = 2_000_000
+# Multiply-adds of a fit, three passes per row shown: about five minutes on two cores.
+MOST_WORK = 1.2e13
+# Forward, gradient of the weights, gradient of the inputs.
+PASSES = 3
+
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+
+
+def within_budget(
+    training: TrainingConfig, model: ModelConfig, shape: tuple[int, ...], rows: int
+) -> TrainingConfig:
+    """The same training, cut to what a fit may be: fewer epochs, and of the last one a part of the rows.
+
+    Parameters
+    ----------
+    training : TrainingConfig
+    model : ModelConfig
+    shape : tuple of int
+        Of a sample, (D,) or (C, H, W).
+    rows : int
+        Training rows.
+    """
+    most = max(training.batch_size, min(MOST_ROWS, int(MOST_WORK / (PASSES * work_per_row(model, shape)))))
+    if training.epochs * rows <= most:
+        return training
+    return replace(training, epochs=max(1, most // rows), epoch_rows=most if most < rows else 0)
+
+
+def work_per_row(config: ModelConfig, shape: tuple[int, ...]) -> int:
+    """Multiply-adds of encoding and decoding one sample.
+
+    Examples
+    --------
+    >>> work_per_row(ModelConfig(hidden=(8,), latent_size=2, mask_input=False), (4,))
+    112
+    """
+    # One linear layer 4-8, one of mean and variance 8-4, and back 2-8, 8-4: 32 + 32 + 16 + 32.
+    model = make_model(shape, config, torch.Generator()).eval().to("meta")
+    counted: list[int] = []
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        if isinstance(layer, nn.ConvTranspose2d):
+            counted.append(given[0][0].numel() * layer.weight[0].numel())
+        elif isinstance(layer, nn.Conv2d):
+            counted.append(out[0].numel() * layer.weight[0].numel())
+        elif isinstance(layer, nn.Linear):
+            counted.append(layer.weight.numel() * (out.numel() // out.shape[-1]))
+
+    for layer in model.modules():
+        if isinstance(layer, Layer):
+            layer.register_forward_hook(count)
+    elements = torch.Size(shape).numel()
+    x = torch.zeros(1, elements, device="meta")
+    with torch.no_grad():
+        posterior = model.encode(x, torch.ones_like(x, dtype=torch.bool))
+        model.decode(posterior.mean)
+    return sum(counted)
