@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation_page import ablation_tables
 from benchmarks.figure import Figure, number
 from benchmarks.figures import FIGURES
 from benchmarks.harness import RESULTS
@@ -79,6 +80,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole document."""
     parts = [INTRODUCTION, figures_table(results), recipes_table(results.get("recipes", {}))]
     parts += [detection_tables(results), image_tables(results.get("images", {}))]
+    parts.append(ablation_tables(results.get("ablation", {})))
     parts.append(imputation_tables(results.get("imputation", {})))
     parts.append(NOTES + IMAGE_NOTES + IMPUTATION_NOTES)
     return "\n".join([*parts, setups_list(results)]).rstrip() + "\n"

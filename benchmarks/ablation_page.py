@@ -1,0 +1,32 @@
+"""The section on the choice of the default score of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Section = dict[str, Any]
+
+
+def ablation_tables(sections: dict[str, Section]) -> str:
+    """Combinations, rules and K, for tables and images as far as they have been measured."""
+    parts = ["## Choice of the default score\n"]
+    for name in ("tables", "images"):
+        if name in sections:
+            parts += _part(name, sections[name])
+    return "\n".join(parts if len(parts) > 1 else [*parts, "not measured\n"])
+
+
+def _part(name: str, section: Section) -> list[str]:
+    lines = [["scores", "rule", "mean AUROC", "worst", "behind the best"], ["---"] * 5]
+    for row in section["rows"]:
+        scores = f"**{row['scores']}**" if row["chosen"] else row["scores"]
+        behind = f"{row['behind']:.4f} ± {row['error']:.4f}"
+        lines.append([scores, row["rule"], f"{row['mean']:.3f}", f"{row['worst']:.3f}", behind])
+    draws = [f"{key.replace('|', ' `')}` {value:.4f}" for key, value in section["draws"].items()]
+    measured, seeds = section["measured"], ", ".join(map(str, section["seeds"]))
+    return [
+        f"Development {name} ({'; '.join(section['sets'])}); bold: the default.\n",
+        "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n",
+        f"By number of draws: {', '.join(draws)}.\n",
+        f"Measured by `{measured['command']}` on {measured['date']}; seeds {seeds}.\n",
+    ]
