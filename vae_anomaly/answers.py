@@ -276,7 +276,9 @@ class Answers:
         """
         k = self.check_imputing(draws, k)
         samples = self.schema.read(x, observed)
-        out = self.imputed(samples, row_ids(x, len(samples.values), ids), draws, seed, k)
+        # A name per row takes as long as a tenth of its imputation.
+        keys = row_ids(x, len(samples.values), ids) if draws or ids is not None else []
+        out = self.imputed(samples, keys, draws, seed, k)
         drawn, strange = out.get("draws"), self._unseen(x, observed)
         # A category that training did not have says nothing, and yet the cell is the caller's own.
         own = samples.observed if strange is None else samples.observed | strange

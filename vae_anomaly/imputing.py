@@ -28,11 +28,14 @@ from vae_anomaly.noise import Draws, bank_chunks
 from vae_anomaly.schema import Array, Mask, Samples
 from vae_anomaly.stepping import Started, Stepping
 
-# Cells of decoder output held at once.
-CELLS_AT_ONCE = 4_000_000
+# Numbers of one layer of the decoder held at once. Of a multilayer perceptron about what a core's
+# own cache holds: larger batches take half as long again. Convolutions stream either way.
+CACHED = 500_000
+STREAMED = 4_000_000
 LOG_ZERO = -1e30
 # Below this effective sample size a weighted mean is off by a third of the spread and more.
 STEP_BELOW = 10.0
+CPU = "CPUExecutionProvider"
 STATE = ("log_total", "log_squares", "mean", "variance", "best", "drawn")
 
 
@@ -141,8 +144,9 @@ class MaskedDecode:
         rows = _Some.of(samples, all_observed(samples))
 
         def run(part: slice) -> Feeds:
-            noise = bank_chunks(self.bank, k, self.chunk)
-            return self._fold(sample_feeds(rows.samples, part), ((one, None, None) for one in noise), 1)
+            feeds = sample_feeds(rows.samples, part)
+            still = _no_noise(len(feeds["x"]), self.chunk, self.manifest.schema.elements)
+            return self._fold(feeds, ((one, *still) for one in bank_chunks(self.bank, k, self.chunk)), 1)
 
         keep = ("mean_raw", "std_raw", "ess", *(("next_mean",) if self._has_steps else ()))
         found = collect(self.backend, len(rows), run, self._rows_at_once(self.chunk), keep)
@@ -184,10 +188,8 @@ class MaskedDecode:
         out = collect(self.backend, len(rows), run, self._rows_at_once(self.chunk + draws))
         return rows.among_all(out["draws_raw"], 0)
 
-    def _fold(
-        self, feeds: Feeds, chunks: Iterator[tuple[Array, Array | None, Array | None]], draws: int
-    ) -> Feeds:
-        """Run the impute graph over chunks of noise, carrying its state."""
+    def _fold(self, feeds: Feeds, chunks: Iterator[tuple[Array, Array, Array]], draws: int) -> Feeds:
+        """Run the impute graph over chunks of latent, Gumbel and element noise, carrying its state."""
         rows, elements = len(feeds["x"]), self.manifest.schema.elements
         state = fresh_state(rows, self.manifest.schema.features, draws)
         out: Feeds = {}
@@ -195,15 +197,18 @@ class MaskedDecode:
             shape = (len(latent), rows, self.bank.shape[1])
             noise = {
                 "latent": np.ascontiguousarray(np.broadcast_to(latent, shape)),
-                "gumbel": np.zeros((draws, len(latent), rows), np.float32) if gumbel is None else gumbel,
-                "element": np.zeros((draws, rows, elements), np.float32) if element is None else element,
+                "gumbel": gumbel,
+                "element": element,
             }
             out = self.backend.run("impute", {**feeds, **noise, **state})
             state = {name: out[f"next_{name}"] for name in STATE}
         return out
 
     def _rows_at_once(self, draws_at_once: int) -> int:
-        rows = CELLS_AT_ONCE // (draws_at_once * self.manifest.schema.features)
+        architecture, features = self.manifest.architecture, self.manifest.schema.features
+        cached = architecture.get("network") == "mlp" and self.backend.provider == CPU
+        width = max(features, *architecture.get("hidden", ())) if cached else features
+        rows = (CACHED if cached else STREAMED) // (draws_at_once * width)
         return min(max(PAD_TO, rows - rows % PAD_TO), self.batch_size)
 
 
@@ -231,6 +236,11 @@ class _Some(NamedTuple):
         every = np.full((self.total, *values.shape[1:]), otherwise, values.dtype)
         every[self.places] = values
         return every
+
+
+def _no_noise(rows: int, chunk: int, elements: int) -> tuple[Array, Array]:
+    """Gumbel and element noise of a draw that nobody asked for: the graph makes at least one."""
+    return np.zeros((1, chunk, rows), np.float32), np.zeros((1, rows, elements), np.float32)
 
 
 def fresh_state(rows: int, features: int, draws: int) -> Feeds:

@@ -37,10 +37,11 @@ def row_ids(x: Any, count: int, ids: Sequence[object] | None) -> list[int]:
 
 def bank_chunks(bank: Array, draws: int, chunk: int) -> Iterator[Array]:
     """Chunks (chunk, 1, L) of the stored bank, then of a fixed random stream, ``draws`` in all."""
-    generator = np.random.Generator(np.random.Philox(BEYOND_THE_BANK))
+    generator = None
     for start in range(0, draws, chunk):
         part = bank[start : start + chunk]
         if len(part) < chunk:
+            generator = generator or np.random.Generator(np.random.Philox(BEYOND_THE_BANK))
             shape = (chunk - len(part), bank.shape[1])
             part = np.concatenate([part, generator.standard_normal(shape, dtype=np.float32)])
         yield part[:, None, :]

@@ -1,0 +1,151 @@
+"""Time to impute 10,000 rows of 30 columns through onnxruntime, beside scikit-learn's imputers.
+
+``python -m benchmarks.imputation_speed`` writes imputation_speed.json. The model is trained for two
+epochs: how long it takes to answer does not depend on its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer
+
+from benchmarks.harness import comparison, interleave, parser, show, write
+from vae_anomaly import VAEImputer, load_bundle
+from vae_anomaly.fitting import Settings, recommended_model, recommended_training
+from vae_anomaly.networks import ModelConfig
+from vae_anomaly.runtime import Bundle
+from vae_anomaly.schema import infer_schema
+
+Rows = npt.NDArray[np.float64]
+ROWS, COLUMNS, RANK, HIDDEN_SHARE = 10_000, 30, 6, 0.3
+FEW, MANY = 50, 1000
+NARROW = (128, 128)
+
+
+def main() -> None:
+    """Measure and write the parts that were asked for."""
+    made = parser(__doc__, data=False)
+    made.add_argument("--rounds", type=int, default=7, help="pairs of runs with K = 50")
+    made.add_argument("--only", choices=("few", "many"), help="one of the parts")
+    options = made.parse_args()
+    gappy = table(400 if options.quick else ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        config = recommended_model(infer_schema(gappy))
+        bundles = {
+            "recommended": exported(gappy, config, Path(folder) / "recommended"),
+            "narrow": exported(gappy, replace(config, hidden=NARROW), Path(folder) / "narrow"),
+        }
+        payload: dict[str, dict[str, Any]] = {}
+        if options.only != "many":
+            payload["few"] = few_draws(gappy, bundles, options)
+        if options.only != "few":
+            payload["many"] = many_draws(gappy, bundles, options)
+    write("imputation_speed", payload, options)
+    show("imputation", lines(payload))
+
+
+def table(rows: int) -> Rows:
+    """Six factors in thirty columns with noise, 30 % of the cells missing at random."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(rows, RANK)) @ rng.normal(size=(RANK, COLUMNS))
+    values += 0.5 * rng.normal(size=values.shape)
+    values[rng.random(values.shape) < HIDDEN_SHARE] = np.nan
+    return values
+
+
+def exported(gappy: Rows, config: ModelConfig, folder: Path) -> Bundle:
+    """A bundle with such a network."""
+    training = replace(recommended_training(infer_schema(gappy), len(gappy)), epochs=2)
+    imputer = VAEImputer(settings=Settings(model=config, training=training), device="cpu", random_state=0)
+    imputer.fit(gappy).export(folder)
+    return load_bundle(folder, device="cpu")
+
+
+def few_draws(gappy: Rows, bundles: dict[str, Bundle], options: argparse.Namespace) -> dict[str, Any]:
+    """K = 50 beside `IterativeImputer.transform` with its defaults, in pairs."""
+    peer = fitted(IterativeImputer(random_state=0), gappy)
+    contenders = {"IterativeImputer": lambda: peer.transform(gappy)}
+    contenders |= {name: lambda b=bundle: b.impute(gappy, k=FEW) for name, bundle in bundles.items()}
+    for run in contenders.values():
+        run()
+    times = interleave(contenders, 2 if options.quick else options.rounds)
+    processor = {name: processor_seconds(run) for name, run in contenders.items()}
+    return {
+        "seconds": {name: statistics.median(found) for name, found in times.items()},
+        "processor_seconds": processor,
+        "times_slower": {name: comparison(times[name], times["IterativeImputer"]) for name in bundles},
+        "hidden": {name: list(bundle.manifest.architecture["hidden"]) for name, bundle in bundles.items()},
+        "observed_cells_changed": {name: changed(gappy, bundle, FEW) for name, bundle in bundles.items()},
+        "peer_rounds": peer.n_iter_,
+        "rows": len(gappy),
+    }
+
+
+def many_draws(gappy: Rows, bundles: dict[str, Bundle], options: argparse.Namespace) -> dict[str, Any]:
+    """K = 1,000 beside one round of missForest, which has no way to fill but to fit again."""
+    forest = RandomForestRegressor(
+        5 if options.quick else 100, max_features="sqrt", n_jobs=-1, random_state=0
+    )
+    peer = IterativeImputer(forest, max_iter=1, random_state=0)
+    times = {"missForest": seconds(lambda: fitted(peer, gappy).transform(gappy))}
+    times |= {
+        name: min(seconds(lambda b=bundle: b.impute(gappy, k=MANY)) for _ in range(2))
+        for name, bundle in bundles.items()
+    }
+    return {
+        "seconds": times,
+        "times_faster": {name: times["missForest"] / times[name] for name in bundles},
+        "observed_cells_changed": {name: changed(gappy, bundle, MANY) for name, bundle in bundles.items()},
+        "rows": len(gappy),
+    }
+
+
+def fitted(imputer: Any, gappy: Rows) -> Any:
+    with warnings.catch_warnings():
+        # Its rounds are limited on purpose.
+        warnings.simplefilter("ignore")
+        return imputer.fit(gappy)
+
+
+def changed(gappy: Rows, bundle: Bundle, k: int) -> int:
+    """Observed cells whose bits are others after imputation."""
+    seen = ~np.isnan(gappy)
+    filled = bundle.impute(gappy, k=k).mean
+    return int((filled.view(np.uint64)[seen] != gappy.view(np.uint64)[seen]).sum())
+
+
+def seconds(run: Any) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def processor_seconds(run: Any) -> float:
+    """Of all threads together: what a busy neighbour leaves as it is."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def lines(payload: dict[str, dict[str, Any]]) -> list[dict[str, object]]:
+    return [
+        {"part": part, "who": name, "seconds": value}
+        for part, found in payload.items()
+        for name, value in found["seconds"].items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
