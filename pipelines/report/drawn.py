@@ -36,6 +36,7 @@ def plots_of(evaluation: Evaluation) -> PlotsBySection:
             "imputation": _columns(evaluation),
             "latent": [_latent(evaluation)],
             "density": _densities(evaluation),
+            "imputed": _imputed(evaluation),
             "training": model_figures.curves(evaluation.summary["history"]),
         }
 
@@ -90,6 +91,23 @@ def _densities(evaluation: Evaluation) -> list[Plot]:
     return [
         model_figures.density(data[:, i], np.asarray(drawn[:, i], np.float64), name)
         for i, name in known[:DENSITIES]
+    ]
+
+
+def _imputed(evaluation: Evaluation) -> list[Plot]:
+    """Columns of a table: known values against one draw of the hidden ones."""
+    schema, cells = evaluation.schema, evaluation.hidden_cells
+    if isinstance(schema, ImageSchema) or cells is None:
+        return []
+    both = [(i, cells.seen[:, i], cells.drawn[:, i]) for i in range(schema.elements)]
+    known = [
+        (i, seen, drawn[~np.isnan(drawn)])
+        for i, seen, drawn in both
+        if np.isfinite(seen).sum() > 1 and np.isfinite(drawn).sum() > 1
+    ]
+    return [
+        model_figures.density(seen, drawn, printable(schema.names[i], 60))
+        for i, seen, drawn in known[:DENSITIES]
     ]
 
 

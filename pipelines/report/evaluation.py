@@ -84,7 +84,7 @@ def _evaluate(context: Context, train_values: Any, history: Sequence[Mapping[str
     bundle, test = context.bundle, context.test
     verdicts = bundle.verdicts(test.values, test.observed, context.asked)
     table = np.sort(np.asarray(bundle.calibration["score_score"], dtype=np.float64))
-    gallery, imputed = judge_imputation(context, train_values)
+    gallery, imputed, hidden_cells = judge_imputation(context, train_values)
     most, least, random = shown_rows(context, verdicts)
     means = _latent_means(context)
     summary = {
@@ -106,6 +106,7 @@ def _evaluate(context: Context, train_values: Any, history: Sequence[Mapping[str
         least=least,
         random=random,
         gallery=gallery,
+        hidden_cells=hidden_cells,
         prior=_prior(context),
         reference=test.values[context.some(context.normal_rows, REFERENCE_ROWS)] if context.table else None,
         traversal=None if context.table else traversal(bundle, means[1]),

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sklearn.impute import KNNImputer
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, KNNImputer
 
 from pipelines.report.metrics import Array, Bools, Floats
-from vae_anomaly import masks
-from vae_anomaly.imputation_metrics import column_errors, errors
-from vae_anomaly.schema import ImageSchema, Samples, Schema
+from vae_anomaly import masks, mechanisms
+from vae_anomaly.imputation_metrics import column_errors, errors, wrong_share
+from vae_anomaly.schema import ImageSchema, Samples, Schema, TableSchema
 
 MCAR_SHARE = 0.3
+# Columns of a table in which some decide what others miss.
+DECIDED_BY = 3
+# scikit-learn's IterativeImputer regresses each column on all others: seconds at a hundred.
+REGRESSED_AT_MOST = 100
+DISCRETE = ("binary", "categorical", "ordinal")
 
 # (values, observed) -> values of the same shape with every hidden cell filled.
 Imputer = Callable[[Array, Bools], Array]
 
 
-def hidden_patterns(schema: Schema, observed: Bools, seed: int) -> dict[str, Bools]:
-    """What to hide, by name: True = was observed and gets hidden, shape as ``observed``.
+def hidden_patterns(schema: Schema, samples: Samples, seed: int) -> dict[str, Bools]:
+    """What to hide, by name: True = was observed and gets hidden, shape as ``samples.observed``.
 
-    Always 30 % of the observed cells completely at random; for images also one block of half
-    the height and width per image, and the lower half.
+    Always 30 % of the observed cells completely at random. For images also one block of half
+    the height and width per image, and the lower half; for tables of three columns and more also as
+    many cells by the values of other columns, and by their own values, the high ones first.
     """
-    shape = observed.shape
+    observed, shape = samples.observed, samples.observed.shape
     visible = {"random": masks.mcar(shape, MCAR_SHARE, seed)}
+    if isinstance(schema, TableSchema) and schema.elements >= DECIDED_BY:
+        values = np.where(observed, samples.values, np.nan)
+        visible["by others"] = mechanisms.mar(values, MCAR_SHARE, seed)
+        visible["by themselves"] = mechanisms.mnar(values, MCAR_SHARE, seed)
     if isinstance(schema, ImageSchema):
         visible["block"] = masks.block(shape, (schema.height // 2, schema.width // 2), seed)
         visible["lower half"] = masks.half(shape, "bottom")
@@ -73,6 +86,33 @@ def _with_gaps(values: Array, observed: Bools) -> Floats:
     return np.where(observed, values, np.nan).reshape(len(values), -1)
 
 
+def regression_fill(train: Samples, scale: Floats) -> Imputer:
+    """scikit-learn's IterativeImputer with its defaults, on cells in units of ``scale``."""
+    model = IterativeImputer(random_state=0, keep_empty_features=True)
+    with warnings.catch_warnings():
+        # Ten rounds are its default, whether or not they were enough.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(_with_gaps(train.values / scale, train.observed))
+
+    def fill(values: Array, observed: Bools) -> Array:
+        filled = model.transform(_with_gaps(values / scale, observed)).reshape(values.shape)
+        return np.where(observed, values, filled * scale)
+
+    return fill
+
+
+def columns_in_detail(
+    schema: Schema, truth: Floats, filled: Array, hidden: Bools, scale: Floats
+) -> list[dict[str, Any]]:
+    """Errors of each column of a table, and the share of wrong categories where it holds those."""
+    found = [asdict(part) for part in column_errors(truth, filled, hidden, scale)]
+    for i, part in enumerate(found):
+        del part["psnr"]
+        kind = schema.columns[i].kind if isinstance(schema, TableSchema) else ""
+        part["wrong"] = wrong_share(truth[:, i], filled[:, i], hidden[:, i]) if kind in DISCRETE else None
+    return found
+
+
 def take(samples: Samples, rows: Array) -> Samples:
     """Those rows of the samples."""
     return Samples(samples.values[rows], samples.observed[rows])
@@ -95,7 +135,7 @@ def compare(
         ``{pattern: {"cells": int, "methods": {imputer: Errors as a dict}, "columns": {...}}}``;
         ``columns`` (tables only) holds nrmse per column and imputer, in schema order.
     """
-    patterns = hidden_patterns(schema, test.observed, seed)
+    patterns = hidden_patterns(schema, test, seed)
     return {name: _one_pattern(schema, test, imputers, scale, hidden) for name, hidden in patterns.items()}
 
 
@@ -109,6 +149,9 @@ def _one_pattern(
     }
     result = {"cells": int(hidden.sum()), "methods": methods}
     if not image:
+        result["column_errors"] = {
+            name: columns_in_detail(schema, test.values, v, hidden, scale) for name, v in filled.items()
+        }
         result["columns"] = {
             name: [found.nrmse for found in column_errors(test.values, v, hidden, scale)]
             for name, v in filled.items()

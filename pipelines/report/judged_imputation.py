@@ -8,8 +8,9 @@ import numpy as np
 
 from pipelines.report import imputation
 from pipelines.report.context import Context
+from pipelines.report.imputed_draws import judge_draws
 from pipelines.report.metrics import Floats
-from pipelines.report.results import GalleryItem
+from pipelines.report.results import GalleryItem, HiddenCells
 from vae_anomaly.exceptions import UnsupportedError
 from vae_anomaly.schema import Samples, Schema
 
@@ -21,20 +22,22 @@ STATISTIC_ROWS, STATISTIC_CELLS = 10_000, 20_000_000
 NEIGHBOUR_CELLS, NEIGHBOUR_ELEMENTS = 2_000_000, 20_000
 
 
-def judge_imputation(context: Context, train_values: Any) -> tuple[tuple[GalleryItem, ...], dict[str, Any]]:
+def judge_imputation(
+    context: Context, train_values: Any
+) -> tuple[tuple[GalleryItem, ...], dict[str, Any], HiddenCells | None]:
     """Hide cells of normal rows and fill them; a ``reason`` in place of numbers where that cannot be."""
     rows = context.some(context.normal_rows, context.options.imputed_rows)
     if not len(rows):
-        return (), {"reason": "there is no normal test row to hide cells of"}
+        return (), {"reason": "there is no normal test row to hide cells of"}, None
     test = imputation.take(context.test, rows)
     try:
         gallery = _gallery(context, test)
-        return gallery, _compare(context, test, train_values)
+        return gallery, *_compare(context, test, train_values)
     except UnsupportedError as error:
-        return (), {"reason": str(error)}
+        return (), {"reason": str(error)}, None
 
 
-def _compare(context: Context, test: Samples, train_values: Any) -> dict[str, Any]:
+def _compare(context: Context, test: Samples, train_values: Any) -> tuple[dict[str, Any], HiddenCells | None]:
     bundle, schema, seed = context.bundle, context.bundle.schema, context.options.seed
     facts: dict[str, Any] = {"rows": len(test.values), "known_normal": context.labels is not None}
     imputers: dict[str, imputation.Imputer] = {
@@ -48,7 +51,11 @@ def _compare(context: Context, test: Samples, train_values: Any) -> dict[str, An
         scale = imputation.scales(schema, train)
         simpler, found = _simpler_imputers(context, train, scale)
         imputers, facts = imputers | simpler, facts | found
-    return {**facts, "patterns": imputation.compare(schema, test, imputers, scale, seed)}
+    patterns = imputation.compare(schema, test, imputers, scale, seed)
+    honesty, cells = judge_draws(context, test, scale)
+    for name, found in honesty.items():
+        patterns[name]["draws"] = found
+    return {**facts, "patterns": patterns}, cells
 
 
 def _simpler_imputers(
@@ -67,6 +74,8 @@ def _simpler_imputers(
         train, _at_most(options.neighbour_rows, NEIGHBOUR_CELLS, schema), options.seed
     )
     imputers["knn"] = imputation.neighbour_fill(near, scale, options.neighbours)
+    if context.table and schema.elements <= imputation.REGRESSED_AT_MOST:
+        imputers["regression"] = imputation.regression_fill(near, scale)
     facts |= {"neighbour_rows": len(near.values), "neighbours": min(options.neighbours, len(near.values))}
     return imputers, facts
 
@@ -80,7 +89,7 @@ def _gallery(context: Context, test: Samples) -> tuple[GalleryItem, ...]:
     if context.table:
         return ()
     few = imputation.subsample(test, GALLERY_COLUMNS, context.options.seed)
-    patterns = imputation.hidden_patterns(context.bundle.schema, few.observed, context.options.seed)
+    patterns = imputation.hidden_patterns(context.bundle.schema, few, context.options.seed)
     items = []
     for pattern, hidden in patterns.items():
         filled = context.bundle.impute(few.values, few.observed & ~hidden)

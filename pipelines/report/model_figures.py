@@ -171,7 +171,13 @@ def column_bars(columns: dict[str, list[float | None]], names: tuple[str, ...]) 
     )
 
 
-METHODS = {"model": "this model", "mean": "mean fill", "median": "median fill", "knn": "nearest neighbours"}
+METHODS = {
+    "model": "this model",
+    "mean": "mean fill",
+    "median": "median fill",
+    "knn": "nearest neighbours",
+    "regression": "iterated regressions",
+}
 
 
 def _short(name: str, at_most: int = 22) -> str:

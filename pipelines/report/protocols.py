@@ -33,6 +33,10 @@ class Imputed(Protocol):
     def std(self) -> Array:
         """Standard deviation of what was filled, 0 elsewhere."""
 
+    @property
+    def draws(self) -> Array | None:
+        """Multiple imputations, shape (M, n, *sample shape), if asked for."""
+
 
 class Encoded(Protocol):
     """What `Bundle.encode` returns, as far as the report reads it."""
@@ -99,8 +103,8 @@ class EvaluatedBundle(Protocol):
     def explain(self, x: Any, observed: Any = None) -> Explained:
         """Contributions and reconstructions."""
 
-    def impute(self, x: Any, observed: Any = None) -> Imputed:
-        """Filled samples and their spread."""
+    def impute(self, x: Any, observed: Any = None, draws: int | None = None, seed: int = 0) -> Imputed:
+        """Filled samples, their spread and, on request, draws."""
 
     def encode(self, x: Any, observed: Any = None) -> Encoded:
         """Latent means."""

@@ -31,6 +31,20 @@ class GalleryItem:
 
 
 @dataclass(frozen=True)
+class HiddenCells:
+    """Known cells of a table beside one draw of those that were hidden from the model.
+
+    Attributes
+    ----------
+    seen, drawn : float64 ndarray, shape (B, D)
+        NaN where observed cells are not known, or no cell was hidden.
+    """
+
+    seen: Floats
+    drawn: Floats
+
+
+@dataclass(frozen=True)
 class LatentMap:
     """Latent means in two dimensions.
 
@@ -85,6 +99,7 @@ class Evaluation:
     least: ShownRows
     random: ShownRows | None
     gallery: tuple[GalleryItem, ...] = ()
+    hidden_cells: HiddenCells | None = None
     prior: Array | None = None
     reference: Array | None = None
     traversal: Traversal | None = None

@@ -18,7 +18,14 @@ KINDS = {"vae": "variational autoencoder", "autoencoder": "autoencoder"}
 RANKS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_n": "precision at n"}
 # Error measures and whether more of them is better.
 ERRORS = {"rmse": "RMSE", "mae": "MAE", "nrmse": "RMSE / scale", "nmae": "MAE / scale", "psnr": "PSNR (dB)"}
-PATTERNS = {"random": "30 % hidden at random", "block": "One block hidden", "lower half": "Lower half hidden"}
+PATTERNS = {
+    "random": "30 % hidden at random",
+    "by others": "30 % hidden by the values of other columns",
+    "by themselves": "30 % hidden by their own values, high ones first",
+    "block": "One block hidden",
+    "lower half": "Lower half hidden",
+}
+POOLED = 20
 
 
 def model_page(evaluation: Evaluation, plots: drawn.PlotsBySection, side: int | None, prefix: str) -> Model:
@@ -161,6 +168,7 @@ def _imputation(evaluation: Evaluation, plots: drawn.PlotsBySection, side: int |
         blocks: list[Block] = [Grid([gallery[name], table], "lead") for name, table in tables.items()]
     else:
         blocks = [Grid([*tables.values(), *plots.get("imputation", [])], "three" if image else "two")]
+    blocks.append(Grid([_honesty_table(result["patterns"]), *_pooled(evaluation, plots)]))
     return [*blocks, Note(_imputation_note(result, image), quiet=True)]
 
 
@@ -171,6 +179,50 @@ def _error_table(name: str, pattern: dict[str, Any], image: bool) -> Table:
     best = frozenset((_best(methods, key), i + 1) for i, key in enumerate(keys) if methods[0]["cells"])
     note = f"{count(pattern['cells'], 'hidden cell')}; the best of each column is bold."
     return Table(PATTERNS[name], ["filled by", *(ERRORS[key] for key in keys)], rows, note, best=best)
+
+
+def _honesty_table(patterns: dict[str, Any]) -> Table:
+    levels = [part["level"] for part in patterns["random"]["draws"]["intervals"]] or [0.95]
+    rows = []
+    for name, pattern in patterns.items():
+        found = pattern["draws"]
+        cells = [f"{percent(part['coverage'])} ({number(part['width'])})" for part in found["intervals"]]
+        rows.append([PATTERNS[name], *(cells or ["n/a"] * len(levels)), number(found["crps"])])
+    draws = patterns["random"]["draws"]["draws"]
+    note = (
+        f"Share of hidden values between quantiles of {draws} draws, mean width in units of the scale in "
+        "brackets: an honest model covers what it promises, by narrow intervals. CRPS is the mean absolute "
+        "error of a distribution."
+    )
+    return Table("Draws", ["hidden", *(f"{100 * level:g} % interval" for level in levels), "CRPS"], rows, note)
+
+
+def _pooled(evaluation: Evaluation, plots: drawn.PlotsBySection) -> list[Cell]:
+    """Of tables: column means by Rubin's rules, and densities of known and imputed values."""
+    pattern, schema = evaluation.summary["imputation"]["patterns"]["random"]["draws"], evaluation.schema
+    if "pooled" not in pattern or isinstance(schema, ImageSchema):
+        return []
+    rows = [
+        [
+            printable(name, 40),
+            number(found["complete"]),
+            f"{number(found['estimate'])} ({number(found['low'])} to {number(found['high'])})",
+            percent(found["missing_information"]),
+        ]
+        for name, found in zip(schema.names, pattern["pooled"], strict=True)
+        if found["estimate"] is not None
+    ]
+    note = f"{count(pattern['rows'], 'row')}, 30 % hidden at random; draws pooled by Rubin's rules."
+    headers = ["column", "mean of all", "pooled (95 %)", "information missing"]
+    cells: list[Cell] = [Table("Column means from draws", headers, rows[:POOLED], note)]
+    if small := plots.get("imputed", []):
+        legend = (
+            ("known values", canvas.VARIABLES[canvas.CALIBRATION], "fill"),
+            ("imputed, one draw", canvas.VARIABLES[canvas.ANOMALY], "line"),
+        )
+        caption = "Hidden at random, so that both should have the same shape."
+        cells.append(Small(small, legend, caption))
+    return cells
 
 
 def _best(methods: list[dict[str, Any]], key: str) -> int:

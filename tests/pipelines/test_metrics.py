@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from pipelines.report import imputation
+from pipelines.report import imputation, imputed_draws
 from pipelines.report.metrics import Array, Bools, as_labels, false_alarms, precision_at_n, ranking
 from pipelines.report.words import jsonable
 from vae_anomaly.exceptions import DataError
+from vae_anomaly.pooling import pool_estimates
 from vae_anomaly.schema import Column, ImageSchema, Samples, TableSchema
 
 NOT_KNOWN = {"auroc": None, "average_precision": None, "precision_at_n": None}
@@ -100,15 +101,50 @@ def test_no_normal_row_has_no_false_alarm_rate() -> None:
 def test_patterns_hide_only_what_was_observed() -> None:
     schema = ImageSchema(2, 10, 8)
     observed = np.random.default_rng(0).random((200, 2, 10, 8)) < 0.8
-    patterns = imputation.hidden_patterns(schema, observed, seed=3)
+    patterns = imputation.hidden_patterns(schema, Samples(np.zeros(observed.shape), observed), seed=3)
     assert list(patterns) == ["random", "block", "lower half"]
     assert not any((hidden & ~observed).any() for hidden in patterns.values())
     assert patterns["random"].sum() / observed.sum() == pytest.approx(0.3, abs=0.01)
     np.testing.assert_array_equal(patterns["lower half"][:, :, 5:], observed[:, :, 5:])
     assert not patterns["lower half"][:, :, :5].any()
-    full = imputation.hidden_patterns(schema, np.ones_like(observed), seed=3)
+    full = imputation.hidden_patterns(
+        schema, Samples(np.zeros(observed.shape), np.ones_like(observed)), seed=3
+    )
     assert (full["block"].sum(axis=(1, 2, 3)) == 2 * 5 * 4).all()
-    assert list(imputation.hidden_patterns(TABLE, np.ones((5, 2), np.bool_), 0)) == ["random"]
+    two = Samples(np.zeros((5, 2)), np.ones((5, 2), np.bool_))
+    assert list(imputation.hidden_patterns(TABLE, two, 0)) == ["random"]
+
+
+def test_tables_lose_cells_by_other_cells_and_by_themselves() -> None:
+    schema = TableSchema((Column("a"), Column("b"), Column("c")))
+    values = np.random.default_rng(0).normal(size=(4000, 3))
+    values[::10, 1] = np.nan
+    samples = schema.read(values)
+    patterns = imputation.hidden_patterns(schema, samples, seed=1)
+    assert list(patterns) == ["random", "by others", "by themselves"]
+    for hidden in patterns.values():
+        assert not (hidden & ~samples.observed).any()
+        assert hidden.sum() / samples.observed.sum() == pytest.approx(0.3, abs=0.03)
+    own = patterns["by themselves"]
+    assert samples.values[own].mean() > np.nanmean(values) + 0.5
+
+
+def test_pooled_means_are_rubins_of_the_completed_columns() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, 2))
+    hidden = np.zeros((50, 2), np.bool_)
+    hidden[:20, 0] = True
+    drawn = np.where(hidden, rng.normal(size=(39, 50, 2)), values)
+    test = Samples(values, np.ones((50, 2), np.bool_))
+    one, two = imputed_draws.pooled_means(test, drawn, hidden)
+    assert set(two.values()) == {None}
+    expected = pool_estimates(
+        drawn[:, :, 0].mean(axis=1), drawn[:, :, 0].var(axis=1, ddof=1) / 50, complete_degrees_of_freedom=49
+    )
+    assert one["estimate"] == pytest.approx(float(expected.estimate))
+    assert one["complete"] == pytest.approx(values[:, 0].mean())
+    low, high = expected.interval(0.95)
+    assert (one["low"], one["high"]) == pytest.approx((float(low), float(high)))
 
 
 def test_scale_is_the_range_of_pixels_or_the_spread_of_a_column() -> None:

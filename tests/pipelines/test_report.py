@@ -47,6 +47,7 @@ class Explained(NamedTuple):
 class Imputed(NamedTuple):
     mean: Array
     std: Array
+    draws: Array | None = None
 
 
 class Encoded(NamedTuple):
@@ -131,7 +132,7 @@ class FakeBundle:
         columns = {"score": scores, "p_value": p, "is_outlier": alarms, "score_recon": scores}
         return pd.DataFrame({**columns, "score_latent_maha": distance, "clipped": 0})
 
-    def impute(self, x: Any, observed: Any = None) -> Imputed:
+    def impute(self, x: Any, observed: Any = None, draws: int | None = None, seed: int = 0) -> Imputed:
         if self.kind != "vae":
             raise UnsupportedError("an autoencoder has no imputation; train a VAE")
         rows = self._standard(x, observed)
@@ -141,7 +142,9 @@ class FakeBundle:
             means[i] = np.where(np.isnan(row), self.loadings @ z, row)
             spread = np.einsum("dl,lm,dm->d", self.loadings, covariance, self.loadings) + self.noise
             stds[i] = np.where(np.isnan(row), np.sqrt(spread), 0.0) * self.scale
-        return Imputed(self._raw(means), stds.reshape(len(rows), *self.schema.shape))
+        mean, std = self._raw(means), stds.reshape(len(rows), *self.schema.shape)
+        noise = np.random.default_rng(seed).standard_normal((draws or 0, *mean.shape))
+        return Imputed(mean, std, mean + std * noise if draws else None)
 
     def sample(self, n: int, seed: int = 0) -> Array:
         if self.kind != "vae":
@@ -342,6 +345,23 @@ def test_private_table_shows_no_cell(table_evaluation: Evaluation, tmp_path: Pat
     assert "row 7" not in path.read_text()
     columns = json.loads(path.with_name("report.json").read_text())["models"][0]["schema"]["columns"]
     assert [sorted(column) for column in columns] == [["dtype", "kind", "name"]] * 3
+
+
+def test_draws_of_a_table_are_judged(table_evaluation: Evaluation, tmp_path: Path) -> None:
+    patterns = table_evaluation.summary["imputation"]["patterns"]
+    for pattern in patterns.values():
+        found = pattern["draws"]
+        assert [part["level"] for part in found["intervals"]] == [0.5, 0.8, 0.95]
+        widths = [part["width"] for part in found["intervals"]]
+        assert widths == sorted(widths)
+        assert found["crps"] <= pattern["methods"]["model"]["nmae"]
+        assert set(pattern["methods"]) == {"model", "mean", "median", "knn", "regression"}
+        assert len(pattern["column_errors"]["model"]) == len(found["pooled"])
+    pooled = next(part for part in patterns["random"]["draws"]["pooled"] if part["estimate"] is not None)
+    assert pooled["low"] < pooled["estimate"] < pooled["high"]
+    text = Page(write_report(table_evaluation, tmp_path)).text
+    for words in ("95 % interval", "Column means from draws", "imputed, one draw", "iterated regressions"):
+        assert words in text
 
 
 def test_table_ranks_columns_by_contribution(table_evaluation: Evaluation, tmp_path: Path) -> None:
