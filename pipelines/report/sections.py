@@ -194,7 +194,9 @@ def _honesty_table(patterns: dict[str, Any]) -> Table:
         "brackets: an honest model covers what it promises, by narrow intervals. CRPS is the mean absolute "
         "error of a distribution."
     )
-    return Table("Draws", ["hidden", *(f"{100 * level:g} % interval" for level in levels), "CRPS"], rows, note)
+    return Table(
+        "Draws", ["hidden", *(f"{100 * level:g} % interval" for level in levels), "CRPS"], rows, note
+    )
 
 
 def _pooled(evaluation: Evaluation, plots: drawn.PlotsBySection) -> list[Cell]:
