@@ -190,7 +190,7 @@ class MaskedDecode:
 
     def _fold(self, feeds: Feeds, chunks: Iterator[tuple[Array, Array, Array]], draws: int) -> Feeds:
         """Run the impute graph over chunks of latent, Gumbel and element noise, carrying its state."""
-        rows, elements = len(feeds["x"]), self.manifest.schema.elements
+        rows = len(feeds["x"])
         state = fresh_state(rows, self.manifest.schema.features, draws)
         out: Feeds = {}
         for latent, gumbel, element in chunks:

@@ -108,9 +108,17 @@ def columns_in_detail(
     found = [asdict(part) for part in column_errors(truth, filled, hidden, scale)]
     for i, part in enumerate(found):
         del part["psnr"]
-        kind = schema.columns[i].kind if isinstance(schema, TableSchema) else ""
-        part["wrong"] = wrong_share(truth[:, i], filled[:, i], hidden[:, i]) if kind in DISCRETE else None
+        # What averages codes of categories is taken by the nearest one.
+        codes = np.rint(filled[:, i])
+        part["wrong"] = wrong_share(truth[:, i], codes, hidden[:, i]) if discrete(schema)[i] else None
     return found
+
+
+def discrete(schema: Schema) -> Bools:
+    """Columns that hold codes of categories, shape (D,); False for images."""
+    if not isinstance(schema, TableSchema):
+        return np.zeros(1, np.bool_)
+    return np.array([column.kind in DISCRETE for column in schema.columns])
 
 
 def take(samples: Samples, rows: Array) -> Samples:
@@ -144,8 +152,9 @@ def _one_pattern(
 ) -> dict[str, Any]:
     image = isinstance(schema, ImageSchema)
     filled = {name: fill(test.values, test.observed & ~hidden) for name, fill in imputers.items()}
+    numbers = hidden & ~discrete(schema)
     methods = {
-        name: asdict(errors(test.values, values, hidden, scale, image)) for name, values in filled.items()
+        name: asdict(errors(test.values, values, numbers, scale, image)) for name, values in filled.items()
     }
     result = {"cells": int(hidden.sum()), "methods": methods}
     if not image:

@@ -27,6 +27,8 @@ def judge_draws(
 ) -> tuple[dict[str, dict[str, Any]], HiddenCells | None]:
     """Per pattern of hidden cells the intervals and CRPS of the draws; of tables the pooled means too.
 
+    Columns of categories are left out: nothing lies between two of them.
+
     Returns
     -------
     dict
@@ -40,8 +42,9 @@ def judge_draws(
     patterns = imputation.hidden_patterns(context.bundle.schema, test, context.options.seed)
     found: dict[str, dict[str, Any]] = {}
     cells = None
+    numbers = ~imputation.discrete(context.bundle.schema)
     for name, hidden in patterns.items():
-        drawn = _draws(context, test, hidden)
+        drawn, hidden = _draws(context, test, hidden), hidden & numbers
         found[name] = {
             "draws": DRAWS,
             "rows": len(test.values),

@@ -129,6 +129,26 @@ def test_tables_lose_cells_by_other_cells_and_by_themselves() -> None:
     assert samples.values[own].mean() > np.nanmean(values) + 0.5
 
 
+def test_categories_count_as_wrong_and_never_as_distances() -> None:
+    schema = TableSchema(
+        (Column("size"), Column("colour", "categorical", categories=("red", "green", "blue"))), named=True
+    )
+    assert imputation.discrete(schema).tolist() == [False, True]
+    truth = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    filled = np.array([[1.0, 0.2], [1.0, 1.0], [1.0, 0.0]])
+    one, two = imputation.columns_in_detail(schema, truth, filled, np.ones((3, 2), np.bool_), np.ones(2))
+    assert (one["mae"], one["wrong"]) == (1.0, None)
+    assert two["wrong"] == pytest.approx(1 / 3)
+    found = imputation.compare(
+        schema,
+        Samples(truth, truth == truth),
+        {"model": lambda x, seen: np.where(seen, x, 1.0)},
+        np.ones(2),
+        0,
+    )
+    assert found["random"]["methods"]["model"]["mae"] in (None, 1.0)
+
+
 def test_pooled_means_are_rubins_of_the_completed_columns() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(50, 2))
