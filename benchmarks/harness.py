@@ -33,7 +33,7 @@ PACKAGES = (
     "torchvision",
 )
 # Their values are places on this machine, and say nothing about the figure.
-PLACES = {"--data-root": "DATA", "--results": "RESULTS", "--work": "WORK"}
+PLACES = {"--bundle": "BUNDLE", "--data-root": "DATA", "--results": "RESULTS", "--work": "WORK"}
 
 Times = dict[str, list[float]]
 

@@ -200,7 +200,7 @@ def _scored(asked: Asked, out: Feeds, more: dict[str, Any]) -> dict[str, pa.Arra
         "p_value": pa.array(out["p_value"], mask=empty),
         "is_outlier": pa.array(out["p_value"] <= more["alpha"], mask=empty),
         **{f"score_{name}": pa.array(out[f"score_{name}"], mask=empty) for name in more["scores"]},
-        "clipped": pa.array(out["clipped"] + asked.clipped_by_cast),
+        "clipped": pa.array(out["clipped"]),
         "reason": reasons,
     }
 

@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 # Bytes to read or cells to write above which a hop to a thread costs less than the wait of others.
 INLINE_BYTES = 32_768
+INLINE_BINARY = 2**20
 INLINE_CELLS = 4_096
 
 

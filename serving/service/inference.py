@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.service import options, samples, tensors
-from serving.service.aside import INLINE_BYTES, INLINE_CELLS, aside
+from serving.service.aside import INLINE_BINARY, INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, content_type
 from serving.service.calls import call_of
 from serving.service.engine import Engine, Models
@@ -122,22 +122,24 @@ class OpenInference:
         with self._target(request) as target:
             call.entry = target.entry
             begun = time.monotonic()
-            large = len(body) > INLINE_BYTES
-            inference = await aside(large, lambda: self._read(body, request.headers.get(HEADER_LENGTH)))
-            chosen = options.read_options(FOR_ENTRY.get(target.entry, ()), inference.parameters, target.name)
-            rate = rate_of(target.engine, chosen.alpha) if target.entry == "score" else None
-            asked = read_inputs(target, inference, chosen)
+            header_length = request.headers.get(HEADER_LENGTH)
+            # Binary tensors are not parsed, only looked at.
+            long = len(body) > (INLINE_BYTES if header_length is None else INLINE_BINARY)
+            inference, asked = await aside(long, lambda: self._read(target, body, header_length))
+            rate = rate_of(target.engine, asked.options.alpha) if target.entry == "score" else None
             call.rows = asked.rows
             self.metrics.took(target.entry, "read", time.monotonic() - begun)
             out = await self._run(target, asked, call.deadline)
             begun = time.monotonic()
+            parameters: dict[str, Any] = {"provider": target.engine.provider}
             if rate is not None:
+                out = asked.counted(out)
                 self.metrics.judged(target.engine.version, out, rate)
-                out = with_verdicts(out, asked, rate)
-            parameters = {"provider": target.engine.provider} | ({} if rate is None else {"alpha": rate})
-            large = asked.samples.values.size > INLINE_CELLS
+                out, parameters = with_verdicts(out, rate), {**parameters, "alpha": rate}
+            size = sum(values.size for values in out.values())
+            long = size > (INLINE_BINARY // 8 if inference.binary else INLINE_CELLS)
             content, head = await aside(
-                large,
+                long,
                 lambda: tensors.write_inference(
                     inference, out, target.name, target.engine.version, parameters
                 ),
@@ -146,11 +148,15 @@ class OpenInference:
         headers = {} if head is None else {HEADER_LENGTH: str(head)}
         return Response(content, headers=headers, media_type=samples.JSON if head is None else OCTETS)
 
-    def _read(self, body: bytes, header_length: str | None) -> Inference:
+    def _read(self, target: Target, body: bytes, header_length: str | None) -> tuple[Inference, Asked]:
         def check_size(rows: int, cells: int) -> None:
             samples.check_size(rows, cells, self.settings)
 
-        return tensors.read_inference(body, header_length, check_size, self.settings.max_json_depth)
+        depth = self.settings.max_json_depth
+        inference = tensors.read_inference(body, header_length, check_size, depth)
+        known = FOR_ENTRY.get(target.entry, ())
+        chosen = options.read_options(known, inference.parameters, target.name)
+        return inference, read_inputs(target, inference, chosen)
 
     async def _run(self, target: Target, asked: Asked, deadline: float) -> Feeds:
         observed = None if target.entry == "decode" else asked.samples.observed
@@ -216,16 +222,10 @@ def read_inputs(target: Target, inference: Inference, chosen: Options) -> Asked:
     return Asked(read, chosen, clipped)
 
 
-def with_verdicts(out: Feeds, asked: Asked, rate: float) -> Feeds:
+def with_verdicts(out: Feeds, rate: float) -> Feeds:
     """The outputs of a score: what is NaN, where nothing is observed, is no outlier."""
     verdict: Array = out["p_value"] <= rate
-    first = {"score": out["score"], "p_value": out["p_value"], "is_outlier": verdict}
-    clipped = np.asarray(out["clipped"] + asked.clipped_by_cast, np.int64)
-    return {
-        **first,
-        **{name: values for name, values in out.items() if name not in first},
-        "clipped": clipped,
-    }
+    return {"score": out["score"], "p_value": out["p_value"], "is_outlier": verdict, **out}
 
 
 def signature(engine: Engine, entry: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

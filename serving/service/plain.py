@@ -78,6 +78,7 @@ class Plain:
                 ids=chosen.ids,
             )
             if entry == "score":
+                out = asked.counted(out)
                 self.metrics.judged(engine.version, out, more["alpha"])
             begun = time.monotonic()
             large = asked.samples.values.size > INLINE_CELLS

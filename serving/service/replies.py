@@ -13,6 +13,7 @@ from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, TableSchema
 
 NOTHING_OBSERVED = "nothing_observed"
+ENCODE = json.JSONEncoder(allow_nan=False).encode
 
 
 def to_json(engine: Engine, results: list[dict[str, Any]], **more: Any) -> bytes:
@@ -23,7 +24,7 @@ def to_json(engine: Engine, results: list[dict[str, Any]], **more: Any) -> bytes
         "digest": engine.digest,
         "provider": engine.provider,
     }
-    return json.dumps({"model": model, **more, "results": results}, allow_nan=False).encode()
+    return ENCODE({"model": model, **more, "results": results}).encode()
 
 
 def scored(asked: Asked, out: Feeds, alpha: float, scores: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def scored(asked: Asked, out: Feeds, alpha: float, scores: tuple[str, ...]) -> l
         "score": nulled(out["score"]),
         "p_value": nulled(p_values),
         "is_outlier": [None if p != p else p <= alpha for p in p_values.tolist()],
-        "clipped": (out["clipped"] + asked.clipped_by_cast).tolist(),
+        "clipped": out["clipped"].tolist(),
         "reason": [NOTHING_OBSERVED if p != p else None for p in p_values.tolist()],
     }
     named = rows_of({name: nulled(out[f"score_{name}"]) for name in scores}, asked.rows)

@@ -19,6 +19,7 @@ from serving.service.json_rows import read_rows
 from serving.service.options import FOR_ENTRY, Options, read_options
 from serving.service.problems import Problem
 from serving.service.settings import Settings
+from vae_anomaly.batches import Feeds
 from vae_anomaly.exceptions import SchemaError
 from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema, TableSchema
 
@@ -55,6 +56,10 @@ class Asked:
     def rows(self) -> int:
         """B."""
         return len(self.samples.values)
+
+    def counted(self, out: Feeds) -> Feeds:
+        """The answer to a score with every clipped cell in ``clipped``."""
+        return {**out, "clipped": np.asarray(out["clipped"] + self.clipped_by_cast, np.int64)}
 
 
 @dataclass(frozen=True)

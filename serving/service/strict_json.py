@@ -25,13 +25,7 @@ def parse(body: bytes, max_depth: int = 8) -> Any:
         surrogate, a key that appears twice; 400 ``too_deep`` for deeper nesting.
     """
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
+        value = DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
@@ -105,3 +99,8 @@ def _check_text(value: Any) -> None:
                 item.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise _bad("a text holds half of a surrogate pair") from error
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded
+)

@@ -29,7 +29,8 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
     **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
-NAMES = {str(kind): name for name, kind in DATATYPES.items()}
+NAMES = {kind: name for name, kind in DATATYPES.items()}
+ENCODE = json.JSONEncoder(allow_nan=False).encode
 BINARY_SIZE = "binary_data_size"
 MAX_DIMENSIONS = 4
 HINT = "see the Open Inference Protocol, POST /v2/models/<name>/infer"
@@ -135,13 +136,13 @@ def write_inference(
     answer: dict[str, Any] = {"model_name": model, "model_version": version}
     if inference.id:
         answer["id"] = inference.id
-    head = json.dumps({**answer, "parameters": parameters, "outputs": described}, allow_nan=False).encode()
+    head = ENCODE({**answer, "parameters": parameters, "outputs": described}).encode()
     return (b"".join([head, *parts]), len(head)) if parts else (head, None)
 
 
 def datatype(values: np.dtype[Any]) -> str:
     """The protocol's name of a dtype; texts are BYTES."""
-    return "BYTES" if values.kind in "US" else NAMES[str(values.newbyteorder("="))]
+    return "BYTES" if values.kind in "US" else NAMES[values.newbyteorder("<")]
 
 
 def _header_size(given: str | None, most: int) -> int:
@@ -232,7 +233,7 @@ def _outputs(given: Any, binary: bool) -> tuple[Wanted, ...] | None:
 
 
 def _output(item: Wanted, values: Array) -> tuple[dict[str, Any], bytes | None]:
-    kind = datatype(values.dtype)
+    kind = NAMES.get(values.dtype) or datatype(values.dtype)
     tensor: dict[str, Any] = {"name": item.name, "datatype": kind, "shape": list(values.shape)}
     if not item.binary:
         flat = values.ravel().tolist()

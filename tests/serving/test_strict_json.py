@@ -12,7 +12,6 @@ from serving.service.refusals import Expired, Overloaded
 from serving.service.strict_json import parse
 from vae_anomaly.exceptions import DeviceError, SchemaError
 
-BOM = "the body is not JSON: Unexpected UTF-8 BOM (decode using utf-8-sig) at character 0"
 GOOD = [
     b"{}",
     b"[1, -2.5e3, null, true, false]",
@@ -43,7 +42,7 @@ def test_plain_json_is_what_it_says(body: bytes) -> None:
         (b'{"\\ud83d": 1}', "bad_json", "a text holds half of a surrogate pair"),
         (b'"\xff"', "bad_json", "the body is not UTF-8 at byte 1"),
         (b'"\xed\xa0\x80"', "bad_json", "the body is not UTF-8 at byte 1"),
-        (b"\xef\xbb\xbf{}", "bad_json", BOM),
+        (b"\xef\xbb\xbf{}", "bad_json", "the body is not JSON: Expecting value at character 0"),
         (b"", "bad_json", "the body is not JSON: Expecting value at character 0"),
         (b"{} {}", "bad_json", "the body is not JSON: Extra data at character 3"),
         (b"[[[[[[[[[]]]]]]]]]", "too_deep", "the JSON is nested deeper than 8"),
