@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from serving.filling import fill_table
 from serving.service.engine import Engine
 from serving.service.json_rows import check_columns
 from serving.service.problems import Problem
 from serving.service.replies import NOTHING_OBSERVED
 from serving.service.samples import Asked
-from serving.tables import to_numbers
+from serving.tables import to_model
 from vae_anomaly.batches import Feeds
+from vae_anomaly.columns import Column
 from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
 IMAGE, OBSERVED = "image", "observed"
@@ -31,7 +33,7 @@ CheckSize = Callable[[int], None]
 
 def read_table(
     data: bytes, schema: Schema, check_size: CheckSize
-) -> tuple[Array, Mask | None, pa.Table | None]:
+) -> tuple[Array, Mask | None, pa.Table | None, Mask | None]:
     """Samples of a stream.
 
     Parameters
@@ -50,6 +52,8 @@ def read_table(
     observed : bool ndarray, shape (B, D), or None
     table : Table, or None
         As it came, for tables.
+    unseen : bool ndarray, shape (B, D), or None
+        Where a category was not in training.
 
     Raises
     ------
@@ -67,9 +71,12 @@ def read_table(
     except Exception as error:  # a parser of foreign bytes may raise anything
         raise Problem(400, "bad_arrow", "the body is not a whole Arrow IPC stream", hint=HINT) from error
     if isinstance(schema, ImageSchema):
-        return *_images(table, schema), None
-    values = [to_numbers(table[name]) for name in _names(table, schema)]
-    return np.column_stack(values).reshape(table.num_rows, schema.elements), None, table
+        return *_images(table, schema), None, None
+    read = [
+        to_model(table[n], column) for n, column in zip(_names(table, schema), schema.columns, strict=True)
+    ]
+    values, unseen = (np.column_stack(part) for part in zip(*read, strict=True))
+    return values, None, table, unseen if schema.has_categories else None
 
 
 def _names(table: pa.Table, schema: TableSchema) -> list[str]:
@@ -118,9 +125,10 @@ def _child(data: bytes, table: int, number: int) -> int:
 def _check_types(found: pa.Schema, schema: Schema) -> None:
     if isinstance(schema, TableSchema):
         check_columns(found.names, schema)
-        for name, kind in zip(found.names, found.types, strict=True):
-            if not _is_number(kind) and not pa.types.is_null(kind):
-                raise _wrong_type(name, "expected a column of numbers")
+        for place, column in zip(schema.order(found.names), schema.columns, strict=True):
+            if not _fits(found.types[place], column):
+                expected = "categories as text" if column.named else "a column of numbers"
+                raise _wrong_type(found.names[place], f"expected {expected}")
         return
     if (
         IMAGE not in found.names
@@ -139,6 +147,15 @@ def _check_types(found: pa.Schema, schema: Schema) -> None:
             raise _wrong_type(name, f"expected fixed-size lists of {schema.elements} values")
         if not (_is_number(stored.value_type) if name == IMAGE else pa.types.is_boolean(stored.value_type)):
             raise _wrong_type(name, "expected numbers" if name == IMAGE else "expected booleans")
+
+
+def _fits(kind: pa.DataType, column: Column) -> bool:
+    if pa.types.is_null(kind):
+        return True
+    if not column.named:
+        return _is_number(kind)
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -201,6 +218,7 @@ def _scored(asked: Asked, out: Feeds, more: dict[str, Any]) -> dict[str, pa.Arra
         "is_outlier": pa.array(out["p_value"] <= more["alpha"], mask=empty),
         **{f"score_{name}": pa.array(out[f"score_{name}"], mask=empty) for name in more["scores"]},
         "clipped": pa.array(out["clipped"]),
+        **({} if asked.unseen is None else {"unseen": pa.array(asked.unseen.sum(axis=1))}),
         "reason": reasons,
     }
 
@@ -211,7 +229,7 @@ def _explained(out: Feeds, schema: Schema) -> dict[str, pa.Array]:
         cells = {"contributions": _lists(contributions, schema), "expected": _lists(expected, schema)}
     else:
         cells = {name: pa.array(contributions[:, j]) for j, name in enumerate(schema.names)}
-        cells |= {f"{name}__expected": pa.array(expected[:, j]) for j, name in enumerate(schema.names)}
+        cells |= {f"{name}__expected": _as_table(expected, schema)[name] for name in schema.names}
     return {"recon": pa.array(out["recon"]), **cells}
 
 
@@ -226,32 +244,21 @@ def _imputed(asked: Asked, out: Feeds, schema: Schema) -> dict[str, pa.Array]:
         if drawn is not None:
             found |= {f"draw_{m}": _lists(draw, schema) for m, draw in enumerate(drawn)}
         return {**found, **trust}
-    found = {}
-    for name, column in zip(schema.names, _columns(asked, schema), strict=True):
-        j = schema.names.index(name)
-        label = name if column is None else column[0]
-        found[label] = _filled(
-            None if column is None else column[1], out["mean"][:, j], asked.samples.observed[:, j]
-        )
-        found[f"{label}__std"] = pa.array(out["std"][:, j])
-        if drawn is not None:
-            found |= {f"{label}__draw_{m}": pa.array(draw[:, j]) for m, draw in enumerate(drawn)}
+    table = asked.original if isinstance(asked.original, pa.Table) else _as_table(out["mean"], schema)
+    names = _names(table, schema)
+    filled = fill_table(table, names, schema.columns, out["mean"], asked.own, out["std"])
+    found = {name: filled[name] for name in filled.column_names}
+    for m, draw in enumerate(() if drawn is None else drawn):
+        frame = _as_table(draw, schema)
+        found |= {
+            f"{name}__draw_{m}": frame[column] for name, column in zip(names, schema.names, strict=True)
+        }
     return {**found, **trust}
 
 
-def _columns(asked: Asked, schema: TableSchema) -> list[tuple[str, pa.ChunkedArray] | None]:
-    """The client's own columns in model order; None for each where it sent no Arrow."""
-    if not isinstance(asked.original, pa.Table):
-        return [None] * schema.elements
-    return [(name, asked.original[name]) for name in _names(asked.original, schema)]
-
-
-def _filled(column: pa.ChunkedArray | None, mean: Array, observed: Mask) -> pa.Array:
-    """The client's own column where nothing was missing, so that no bit of it changes."""
-    if column is None or not observed.all():
-        kind = column.type if column is not None and pa.types.is_floating(column.type) else pa.float64()
-        return pa.array(mean).cast(kind)
-    return column.combine_chunks()
+def _as_table(values: Array, schema: TableSchema) -> pa.Table:
+    """Rows in the model's numbers as columns of the client's kinds."""
+    return pa.Table.from_pandas(schema.frame(values), preserve_index=False)
 
 
 def _lists(values: Array, schema: ImageSchema) -> pa.Array:

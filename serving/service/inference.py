@@ -219,7 +219,7 @@ def read_inputs(target: Target, inference: Inference, chosen: Options) -> Asked:
     if mask is not None and mask.dtype != np.bool_:
         raise _wrong_input("its datatype is not BOOL", "observed", "send true where a value is present")
     read, clipped = samples.read_samples(target.engine.schema, values, mask)
-    return Asked(read, chosen, clipped)
+    return Asked(read, chosen, clipped, unseen=samples.unseen_numbers(target.engine.schema, values))
 
 
 def with_verdicts(out: Feeds, rate: float) -> Feeds:

@@ -1,4 +1,4 @@
-"""Rows of a table as JSON objects by column name: null is missing, any other value is a number."""
+"""Rows of a table as JSON objects by column name: null is missing, others are numbers or categories."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from serving.service.problems import Problem, shortened
+from vae_anomaly.columns import Column
 from vae_anomaly.exceptions import SchemaError
-from vae_anomaly.schema import TableSchema
+from vae_anomaly.schema import Mask, TableSchema
 
-NUMBERS = {float, int, type(None)}
+NUMBERS: set[type] = {float, int, type(None)}
+NAMES: set[type] = {str, type(None)}
 HINT = 'send {"rows": [{"<column>": 1.5, ...}, ...]}; null is a missing value'
 SHOWN_OF_NAME = 60
 
 
-def read_rows(rows: Any, schema: TableSchema) -> npt.NDArray[np.float64]:
-    """Cells in model order, NaN where missing, shape (B, D).
+def read_rows(rows: Any, schema: TableSchema) -> tuple[npt.NDArray[np.float64], Mask | None]:
+    """Cells as the model takes them, columns in its order.
+
+    Returns
+    -------
+    values : float64 ndarray, shape (B, D)
+        NaN where missing, or where a category was not in training.
+    unseen : bool ndarray, shape (B, D), or None
+        Where a category was not in training; None where no column has categories.
 
     Raises
     ------
@@ -29,6 +39,7 @@ def read_rows(rows: Any, schema: TableSchema) -> npt.NDArray[np.float64]:
     if not isinstance(rows, list):
         raise Problem(422, "bad_sample", "rows is not a list", hint=HINT, field="rows")
     cells_of = _getter(schema.names)
+    plain = not schema.has_categories
     table = []
     for i, row in enumerate(rows):
         if type(row) is not dict:
@@ -39,11 +50,30 @@ def read_rows(rows: Any, schema: TableSchema) -> npt.NDArray[np.float64]:
             raise _wrong_columns(row, schema, i) from None
         if len(row) != len(cells):
             raise _wrong_columns(row, schema, i)
-        if not set(map(type, cells)) <= NUMBERS:
-            raise _wrong_cell(cells, schema, i)
+        if plain and not set(map(type, cells)) <= NUMBERS:
+            raise _wrong_cell(cells, schema.columns, i)
         table.append(cells)
-    # None becomes NaN on the way.
-    return np.array(table, dtype=np.float64).reshape(len(rows), schema.elements)
+    if plain or not table:
+        # None becomes NaN on the way.
+        return np.array(table, dtype=np.float64).reshape(len(rows), schema.elements), None
+    return _coded(table, schema)
+
+
+def _coded(table: list[tuple[Any, ...]], schema: TableSchema) -> tuple[npt.NDArray[np.float64], Mask]:
+    parts = []
+    for column, cells in zip(schema.columns, zip(*table, strict=True), strict=True):
+        if not set(map(type, cells)) <= _allowed(column):
+            row = next(i for i, cell in enumerate(cells) if type(cell) not in _allowed(column))
+            raise _wrong_cell((cells[row],), (column,), row)
+        parts.append(column.read(pd.Series(cells, dtype=object)))
+    values, unseen = zip(*parts, strict=True)
+    return np.column_stack(values), np.column_stack(unseen)
+
+
+def _allowed(column: Column) -> set[type]:
+    if column.named:
+        return NAMES
+    return NUMBERS | {bool} if column.categories or column.kind == "binary" else NUMBERS
 
 
 def check_columns(names: Iterable[str], schema: TableSchema, row: int | None = None) -> None:
@@ -85,14 +115,15 @@ def _wrong_columns(row: dict[str, Any], schema: TableSchema, i: int) -> Problem:
     )
 
 
-def _wrong_cell(cells: tuple[Any, ...], schema: TableSchema, i: int) -> Problem:
-    place = next(j for j, cell in enumerate(cells) if type(cell) not in NUMBERS)
-    kind = {str: "text", bool: "true or false", list: "a list", dict: "an object"}[type(cells[place])]
+def _wrong_cell(cells: tuple[Any, ...], columns: tuple[Column, ...], i: int) -> Problem:
+    place = next(j for j, cell in enumerate(cells) if type(cell) not in _allowed(columns[j]))
+    kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
+    wanted = "text" if columns[place].named else "a number"
     return Problem(
         422,
         "bad_cell",
-        f"row {i} holds {kind} in place of a number",
-        hint="send a number, or null for a missing value",
-        field=schema.names[place],
+        f"row {i} holds {kinds.get(type(cells[place]), 'a number')} in place of {wanted}",
+        hint=f"send {wanted}, or null for a missing value",
+        field=columns[place].name,
         row=i,
     )

@@ -12,6 +12,7 @@ from serving.service.samples import ARROW, JSON, NPY, PICTURES
 from serving.service.settings import Settings
 from vae_anomaly import __version__
 from vae_anomaly.calibration import smallest_rate
+from vae_anomaly.columns import Column
 from vae_anomaly.schema import ImageSchema, TableSchema
 
 Spec = dict[str, Any]
@@ -105,6 +106,8 @@ def _options(entry: str, engine: Engine) -> Spec:
     found: Spec = {"ids": {**ids, "description": "one a row"}}
     if isinstance(engine.schema, ImageSchema):
         found["convert"] = {"type": "boolean", "description": "adapt pictures that do not fit"}
+    else:
+        found["strict"] = {"type": "boolean", "description": "refuse a category that was not in training"}
     if entry == "score":
         least = smallest_rate(len(engine.calibration))
         names = list(engine.bundle.score_names)
@@ -164,7 +167,9 @@ def _schemas(engine: Engine, settings: Settings) -> Spec:
         sent = {"type": "array", "maxItems": settings.max_rows, "items": _sample(engine)}
         options = {name: _nullable(schema) for name, schema in _options(entry, engine).items()}
         found[f"{entry}-request"] = _object({member: sent, **options}, (member,), closed=True)
-        answer = _object(ANSWERS[entry], tuple(name for name in ANSWERS[entry] if name != "draws"))
+        answer = _object(
+            ANSWERS[entry], tuple(name for name in ANSWERS[entry] if name not in ("draws", "unseen"))
+        )
         head = {"alpha": {"type": "number"}} if entry == "score" else {}
         results = {"type": "array", "items": answer}
         found[f"{entry}-answer"] = _object(
@@ -176,12 +181,20 @@ def _schemas(engine: Engine, settings: Settings) -> Spec:
 def _sample(engine: Engine) -> Spec:
     schema = engine.schema
     if isinstance(schema, TableSchema):
-        return _object(dict.fromkeys(schema.names, NUMBER_OR_NULL), schema.names, closed=True)
+        return _object({column.name: _cell(column) for column in schema.columns}, schema.names, closed=True)
     encoded = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
     shape = "x".join(map(str, schema.shape))
     picture = {**encoded, "description": f"PNG or JPEG of {shape}; transparent pixels are missing"}
     mask = {**encoded, "type": ["string", "null"], "description": "PNG; black is missing"}
     return _object({"image": picture, "mask": mask}, ("image",), closed=True)
+
+
+def _cell(column: Column) -> Spec:
+    if column.named:
+        return {"type": ["string", "null"], "examples": list(column.categories)}
+    if column.categories or column.kind == "binary":
+        return {"type": ["number", "boolean", "null"]}
+    return NUMBER_OR_NULL
 
 
 ANSWERS: dict[str, Spec] = {
@@ -190,6 +203,7 @@ ANSWERS: dict[str, Spec] = {
         "p_value": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "is_outlier": {"type": ["boolean", "null"]},
         "clipped": {"type": "integer", "minimum": 0},
+        "unseen": {"type": "integer", "minimum": 0, "description": "cells with a category not in training"},
         "reason": {"enum": ["nothing_observed", None]},
         "scores": {"type": "object", "additionalProperties": NUMBER_OR_NULL},
     },

@@ -33,6 +33,8 @@ class Options:
         Of the draws.
     convert : bool
         Adapt a picture that does not fit the model.
+    strict : bool
+        Refuse a category that was not in training, in place of calling it missing.
     """
 
     alpha: float | None = None
@@ -41,13 +43,14 @@ class Options:
     draws: int | None = None
     seed: int = 0
     convert: bool = False
+    strict: bool = False
 
 
 NAMES = tuple(item.name for item in fields(Options))
 FOR_ENTRY = {
-    "score": ("alpha", "scores", "ids", "convert"),
-    "explain": ("ids", "convert"),
-    "impute": ("ids", "draws", "seed", "convert"),
+    "score": ("alpha", "scores", "ids", "convert", "strict"),
+    "explain": ("ids", "convert", "strict"),
+    "impute": ("ids", "draws", "seed", "convert", "strict"),
 }
 
 
@@ -205,6 +208,7 @@ QUERY_READERS: dict[str, Callable[[str, str], Any]] = {
     "draws": _whole,
     "seed": _whole,
     "convert": _switch,
+    "strict": _switch,
 }
 MEMBER_READERS: dict[str, Callable[[str, Any], Any]] = {
     "alpha": _of_type((int, float), "a number such as 0.05"),
@@ -213,4 +217,5 @@ MEMBER_READERS: dict[str, Callable[[str, Any], Any]] = {
     "draws": _of_type(int, "a whole number"),
     "seed": _of_type(int, "a whole number"),
     "convert": _of_type(bool, "true or false"),
+    "strict": _of_type(bool, "true or false"),
 }

@@ -35,6 +35,7 @@ def scored(asked: Asked, out: Feeds, alpha: float, scores: tuple[str, ...]) -> l
         "p_value": nulled(p_values),
         "is_outlier": [None if p != p else p <= alpha for p in p_values.tolist()],
         "clipped": out["clipped"].tolist(),
+        **({} if asked.unseen is None else {"unseen": asked.unseen.sum(axis=1).tolist()}),
         "reason": [NOTHING_OBSERVED if p != p else None for p in p_values.tolist()],
     }
     named = rows_of({name: nulled(out[f"score_{name}"]) for name in scores}, asked.rows)
@@ -49,7 +50,7 @@ def explained(asked: Asked, out: Feeds, engine: Engine) -> list[dict[str, Any]]:
     columns = {
         "recon": out["recon"].tolist(),
         "contributions": shaped(out["contributions"], engine),
-        "expected": shaped(out["reconstruction"], engine),
+        "expected": labelled(out["reconstruction"], engine),
     }
     return rows_of(with_ids(asked, columns), asked.rows)
 
@@ -63,13 +64,13 @@ def imputed(asked: Asked, out: Feeds, engine: Engine) -> list[dict[str, Any]]:
         "flag": [flag or None for flag in out["flags"].tolist()],
     }
     if "draws" in out:
-        drawn = [_missing_only(asked, draw, engine) for draw in out["draws"]]
+        drawn = [_missing_only(asked, draw, engine, named=True) for draw in out["draws"]]
         columns["draws"] = [list(row) for row in zip(*drawn, strict=True)]
     return rows_of(with_ids(asked, columns), asked.rows)
 
 
 def _filled(asked: Asked, out: Feeds, engine: Engine) -> list[Any]:
-    filled = shaped(out["mean"], engine)
+    filled = labelled(out["mean"], engine)
     if not isinstance(asked.original, list):
         return filled
     # Observed cells exactly as they came: a large whole number would lose digits as a float.
@@ -79,22 +80,34 @@ def _filled(asked: Asked, out: Feeds, engine: Engine) -> list[Any]:
     ]
 
 
-def _missing_only(asked: Asked, values: Array, engine: Engine) -> list[Any]:
+def _missing_only(asked: Asked, values: Array, engine: Engine, named: bool = False) -> list[Any]:
     if not isinstance(engine.schema, TableSchema):
         return list(values.tolist())
-    names, missing = engine.schema.names, np.logical_not(asked.samples.observed)
+    names, missing = engine.schema.names, np.logical_not(asked.own)
+    rows = labelled(values, engine) if named else shaped(values, engine)
     return [
-        {names[j]: row[j] for j in np.flatnonzero(absent).tolist()}
-        for row, absent in zip(values.tolist(), missing, strict=True)
+        {names[j]: row[names[j]] for j in np.flatnonzero(absent).tolist()}
+        for row, absent in zip(rows, missing, strict=True)
     ]
 
 
 def shaped(values: Array, engine: Engine) -> list[Any]:
-    """Cells by column name, pixels as nested lists (C, H, W)."""
+    """Numbers by column name, pixels as nested lists (C, H, W)."""
     if not isinstance(engine.schema, TableSchema):
         return list(values.tolist())
     names = engine.schema.names
     return [dict(zip(names, row, strict=True)) for row in values.tolist()]
+
+
+def labelled(values: Array, engine: Engine) -> list[Any]:
+    """The same in the client's own words: categories by name."""
+    schema = engine.schema
+    if not isinstance(schema, TableSchema) or not schema.mixed:
+        return shaped(values, engine)
+    columns = [
+        [None if cell != cell else cell for cell in part.tolist()] for _, part in schema.frame(values).items()
+    ]
+    return [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def with_ids(asked: Asked, columns: dict[str, Any]) -> dict[str, Any]:

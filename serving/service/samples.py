@@ -45,17 +45,25 @@ class Asked:
         Pixels that left no trace for the graph to count.
     original : list of dict, Table of pyarrow, or None
         Rows of a table as the client sent them, to return observed cells unchanged.
+    unseen : bool ndarray, shape (B, D), or None
+        Cells with a category that was not in training: they count as missing, and yet are the client's own.
     """
 
     samples: Samples
     options: Options
     clipped_by_cast: Any = 0
     original: Any = None
+    unseen: Mask | None = None
 
     @property
     def rows(self) -> int:
         """B."""
         return len(self.samples.values)
+
+    @property
+    def own(self) -> Mask:
+        """Cells that the client gave a value, understood or not."""
+        return self.samples.observed if self.unseen is None else self.samples.observed | self.unseen
 
     def counted(self, out: Feeds) -> Feeds:
         """The answer to a score with every clipped cell in ``clipped``."""
@@ -140,6 +148,28 @@ def read_samples(schema: Schema, x: Any, observed: Any = None) -> tuple[Samples,
     return samples, clipped
 
 
+def check_seen(unseen: Mask | None, schema: Schema, options: Options) -> None:
+    """Refuse a category that was not in training, if asked to.
+
+    Raises
+    ------
+    Problem
+        422 naming the first.
+    """
+    if not options.strict or unseen is None or not unseen.any():
+        return
+    row, place = np.argwhere(unseen)[0].tolist()
+    name = schema.names[place] if isinstance(schema, TableSchema) else ""
+    raise Problem(
+        422,
+        "unseen_category",
+        f"row {row} holds a category that was not in training",
+        hint="GET /v1/model names the categories; without strict it counts as missing",
+        field=name,
+        row=row,
+    )
+
+
 def _located(error: SchemaError, schema: Schema, x: Any) -> Exception:
     values = np.asarray(x)
     if values.dtype.kind != "f" or values.ndim < 2 or not (infinite := np.isinf(values)).any():
@@ -172,8 +202,10 @@ def _read_json(question: Question) -> Asked:
     if isinstance(sent, list):
         question.check_size(len(sent))
     if isinstance(question.schema, TableSchema):
-        samples, clipped = read_samples(question.schema, read_rows(sent, question.schema))
-        return Asked(samples, options, clipped, sent)
+        values, unseen = read_rows(sent, question.schema)
+        check_seen(unseen, question.schema, options)
+        samples, clipped = read_samples(question.schema, values)
+        return Asked(samples, options, clipped, sent, unseen)
     return Asked(_images(sent, question.schema, options, question.settings), options)
 
 
@@ -255,7 +287,14 @@ def _read_npy(question: Question) -> Asked:
     x = read_npy(question.body)
     question.check_size(len(x))
     samples, clipped = read_samples(question.schema, x)
-    return Asked(samples, options, clipped)
+    unseen = unseen_numbers(question.schema, x)
+    check_seen(unseen, question.schema, options)
+    return Asked(samples, options, clipped, unseen=unseen)
+
+
+def unseen_numbers(schema: Schema, x: Any) -> Mask | None:
+    """Where an array holds the number of no category; None where no column has categories."""
+    return schema.unseen(x) if isinstance(schema, TableSchema) and schema.has_categories else None
 
 
 def read_npy(data: bytes) -> Array:
@@ -303,9 +342,10 @@ def _read_arrow(question: Question) -> Asked:
     from serving.service.arrow_bodies import read_table
 
     options = question.options()
-    x, observed, table = read_table(question.body, question.schema, question.check_size)
+    x, observed, table, unseen = read_table(question.body, question.schema, question.check_size)
+    check_seen(unseen, question.schema, options)
     samples, clipped = read_samples(question.schema, x, observed)
-    return Asked(samples, options, clipped, table)
+    return Asked(samples, options, clipped, table, unseen)
 
 
 READERS: dict[str, Callable[[Question], Asked]] = {
