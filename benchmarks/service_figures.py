@@ -26,6 +26,14 @@ def load_share(values: dict[str, Any]) -> str:
     )
 
 
+def refused(values: dict[str, Any]) -> str:
+    """What became of hostile bundles."""
+    return (
+        f"{values['opened']:,}; {values['accepted']} accepted, {values['crashes']} crashes, "
+        f"{values['opened_outside']} files opened outside"
+    )
+
+
 SERVICE_FIGURES = (
     Figure(
         "service: 256 rows a request, binary, MLP, against the runtime called in process",
@@ -145,5 +153,29 @@ GPU_FIGURES = (
         lambda v: "; ".join(
             f"{m['model']} {m['precision']} {number(m['samples_per_second'])}" for m in v["models"]
         ),
+    ),
+    Figure(
+        "service: hostile requests (schemathesis on the document, mutated bodies, mutated heads)",
+        "5,000; no 5xx but 503 with Retry-After, alive, +50 MB at most",
+        "fuzz",
+        "fuzz",
+        lambda v: (
+            f"{v['total']:,}; {v['server_errors']} server errors, {v['failed_checks']} failed checks, "
+            f"{'alive' if v['alive'] else 'dead'}, {v['memory_mb']:+.0f} MB"
+        ),
+    ),
+    Figure(
+        "mutated bundles, opened with the registry's digest",
+        "2,000; 0 accepted, 0 crashes, no file opened outside",
+        "hostile",
+        "mutated",
+        refused,
+    ),
+    Figure(
+        "hostile graphs under a valid hash",
+        "30; 0 accepted, 0 crashes, no file opened outside",
+        "hostile",
+        "graphs",
+        refused,
     ),
 )

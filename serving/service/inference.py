@@ -152,8 +152,8 @@ class OpenInference:
         def check_size(rows: int, cells: int) -> None:
             samples.check_size(rows, cells, self.settings)
 
-        depth = self.settings.max_json_depth
-        inference = tensors.read_inference(body, header_length, check_size, depth)
+        bounds = samples.json_bounds(self.settings)
+        inference = tensors.read_inference(body, header_length, check_size, bounds)
         known = FOR_ENTRY.get(target.entry, ())
         chosen = options.read_options(known, inference.parameters, target.name)
         return inference, read_inputs(target, inference, chosen)

@@ -97,6 +97,11 @@ class Question:
         check_size(rows, rows * self.schema.elements, self.settings)
 
 
+def json_bounds(settings: Settings) -> strict_json.Bounds:
+    """What a JSON body may hold."""
+    return strict_json.Bounds(settings.max_json_depth, settings.max_cells, settings.max_rows)
+
+
 def check_size(rows: int, cells: int, settings: Settings) -> None:
     """Refuse too many rows or cells.
 
@@ -187,7 +192,7 @@ def _located(error: SchemaError, schema: Schema, x: Any) -> Exception:
 
 
 def _read_json(question: Question) -> Asked:
-    value = strict_json.parse(question.body, question.settings.max_json_depth)
+    value = strict_json.parse(question.body, json_bounds(question.settings))
     name = "rows" if isinstance(question.schema, TableSchema) else "images"
     if not isinstance(value, dict) or name not in value:
         raise Problem(

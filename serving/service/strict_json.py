@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from serving.service.problems import Problem
@@ -15,27 +16,59 @@ DIGITS = 308  # of the largest float64
 HINT = "send plain JSON in UTF-8; a missing value is null"
 
 
-def parse(body: bytes, max_depth: int = 8) -> Any:
+@dataclass(frozen=True)
+class Bounds:
+    """How much JSON may hold.
+
+    Attributes
+    ----------
+    depth : int
+        Of nesting.
+    values : int
+        Twice as many separators are let pass, since texts may hold some too.
+    objects : int
+        Ten times as many braces are let pass.
+    """
+
+    depth: int = 8
+    values: int = 2_000_000
+    objects: int = 10_000
+
+
+def parse(body: bytes, bounds: Bounds = Bounds()) -> Any:
     """The value that a body holds.
 
     Raises
     ------
     Problem
         400 ``bad_json`` for bad syntax or UTF-8, NaN, Infinity, a number beyond float64, a lone
-        surrogate, a key that appears twice; 400 ``too_deep`` for deeper nesting.
+        surrogate, a key that appears twice; 400 ``too_deep`` for deeper nesting; 413 for more values or
+        objects than any request has.
     """
+    _check_counts(body, bounds)
     try:
         value = DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise _deep(max_depth) from error
+        raise _deep(bounds.depth) from error
     except json.JSONDecodeError as error:
         raise _bad(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    _check_depth(value, max_depth)
+    _check_depth(value, bounds.depth)
     if ESCAPED_SURROGATE.search(body):
         _check_text(value)
     return value
+
+
+def _check_counts(body: bytes, bounds: Bounds) -> None:
+    """Before parsing: three bytes of empty list become twenty times as many in memory."""
+    objects = body.count(b"{")
+    values = body.count(b",") + body.count(b"[") + objects
+    hint = "send fewer rows at once, or use the batch job"
+    if objects > 10 * bounds.objects:
+        raise Problem(413, "too_many_rows", f"the JSON holds {objects} objects", hint=hint)
+    if values > 2 * bounds.values:
+        raise Problem(413, "too_many_cells", f"the JSON holds some {values} values", hint=hint)
 
 
 def _bad(detail: str) -> Problem:

@@ -21,6 +21,7 @@ import numpy as np
 
 from serving.service import strict_json
 from serving.service.problems import Problem, shortened
+from serving.service.strict_json import Bounds
 from vae_anomaly.schema import Array
 
 DATATYPES: dict[str, np.dtype[Any]] = {
@@ -67,7 +68,7 @@ class Inference:
 
 
 def read_inference(
-    body: bytes, header_length: str | None, check_size: Callable[[int, int], None], max_depth: int
+    body: bytes, header_length: str | None, check_size: Callable[[int, int], None], bounds: Bounds
 ) -> Inference:
     """Read a request.
 
@@ -79,7 +80,7 @@ def read_inference(
         Bytes of JSON, as ``Inference-Header-Content-Length`` says; all by default.
     check_size : callable
         Told rows and cells of every input; refuses too many.
-    max_depth : int
+    bounds : Bounds
         Of the JSON.
 
     Raises
@@ -88,7 +89,7 @@ def read_inference(
         400 for what is malformed, 422 for what does not fit.
     """
     size = _header_size(header_length, len(body))
-    request = strict_json.parse(body[:size], max_depth)
+    request = strict_json.parse(body[:size], bounds)
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
         raise _malformed("the JSON is not an object with a list of inputs", "inputs")
     parameters = _object(request.get("parameters", {}), "parameters")

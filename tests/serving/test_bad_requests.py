@@ -54,7 +54,7 @@ def services(table_bundle: Bundle, image_bundle: Bundle) -> Iterator[Services]:
         "max_rows": 2,
         "max_cells": 7,
         "max_body_bytes": 5000,
-        "max_held_bytes": 4000,
+        "max_held_bytes": 4900,
         "max_headers": 20,
         "receive_deadline": 0.3,
     }
@@ -248,7 +248,7 @@ BAD: dict[str, tuple[Ask, int, str]] = {
     "tensor-unknown": (infer(tensor(CELLS, "y")), 422, "bad_tensor"),
     "tensor-size": (infer({**tensor(CELLS), "parameters": {"binary_data_size": 32}}), 400, "bad_tensor"),
     "slow-client": (raw(head("POST", SCORE, *POST, "content-length: 9"), b"{"), 408, "receive_deadline"),
-    "overload": (tight(b" " * 4500, **JSON), 503, "overloaded"),
+    "overload": (tight(b" " * 4950, **JSON), 503, "overloaded"),
 }
 
 

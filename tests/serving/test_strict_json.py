@@ -9,7 +9,7 @@ import pytest
 
 from serving.service.problems import Problem, problem_of, shortened
 from serving.service.refusals import Expired, Overloaded
-from serving.service.strict_json import parse
+from serving.service.strict_json import Bounds, parse
 from vae_anomaly.exceptions import DeviceError, SchemaError
 
 GOOD = [
@@ -58,6 +58,22 @@ def test_what_is_no_json_is_refused(body: bytes, code: str, detail: str) -> None
     with pytest.raises(Problem) as caught:
         parse(body)
     assert (caught.value.status, caught.value.code, caught.value.detail) == (400, code, detail)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[" + b"[]," * 200 + b"0]", "too_many_cells"),
+        (b"[" + b"0," * 201 + b"0]", "too_many_cells"),
+        (b"[" + b"{}," * 50 + b"0]", "too_many_rows"),
+    ],
+    ids=["lists", "numbers", "objects"],
+)
+def test_more_than_any_request_has_is_not_even_parsed(body: bytes, code: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse(body, Bounds(values=100, objects=4))
+    assert (caught.value.status, caught.value.code) == (413, code)
+    assert parse(body, Bounds(values=300, objects=10))
 
 
 def test_numbers_keep_their_digits() -> None:
