@@ -67,9 +67,12 @@ def fill_categories(
     filled = pc.if_else(pa.array(observed), column.cast(plain), names)
     if kind == plain:
         return filled
-    coded = filled.combine_chunks().dictionary_encode()
-    indices = coded.indices.cast(kind.index_type)
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, coded.dictionary, ordered=kind.ordered)])
+    # The column's own dictionary first: the order of its categories may mean something.
+    parts = column.unify_dictionaries().chunks
+    own = parts[0].dictionary if parts else pa.array([], plain)
+    every = pc.unique(pa.chunked_array([own, *filled.chunks])).drop_null()
+    indices = pc.index_in(filled.combine_chunks(), value_set=every).cast(kind.index_type)
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(indices, every, ordered=kind.ordered)])
 
 
 def _typed(imputed: Floats, kind: pa.DataType) -> pa.Array:

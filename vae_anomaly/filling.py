@@ -72,7 +72,9 @@ def _fill_column(
     # Categories as numbers, where the caller has them so, are what the model gives.
     coded = pd.api.types.is_float_dtype(cells.dtype) and bool(cells.notna().any())
     if column is not None and column.categories and not coded:
-        return _fill_categories(cells, observed, column.label(imputed).set_axis(cells.index))
+        # What stands in observed cells has no meaning, and need not be a category.
+        named = column.label(np.where(observed, np.nan, imputed))
+        return _fill_categories(cells, observed, named.set_axis(cells.index))
     values = pd.Series(imputed, index=cells.index)
     if pd.api.types.is_float_dtype(cells.dtype):
         return cells.where(observed, values.astype(cells.dtype))
@@ -89,8 +91,8 @@ def _fill_column(
 def _fill_categories(cells: pd.Series[Any], observed: Array, named: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(cells.dtype, pd.CategoricalDtype):
         own = {plain(category): category for category in cells.dtype.categories}
-        named = named.astype(object).map(lambda category: own.get(category, category))
-        strange = [category for category in named.unique() if category not in set(cells.dtype.categories)]
+        named = named.astype(object).map(lambda category: own.get(category, category), na_action="ignore")
+        strange = [name for name in named.dropna().unique() if name not in set(cells.dtype.categories)]
         return cells.cat.add_categories(strange).where(observed, named)
     if pd.api.types.is_extension_array_dtype(cells.dtype):
         return cells.where(observed, named.astype(object).astype(cells.dtype))
