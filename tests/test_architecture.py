@@ -31,6 +31,7 @@ NEEDS_TORCH = {
     "export",
     "fitting",
     "graphs",
+    "heavy_tails",
     "imputation",
     "likelihoods",
     "metropolis",

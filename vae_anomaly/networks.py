@@ -62,9 +62,10 @@ class ModelConfig:
         decoder mirrors them.
     latent_size : int
         L.
-    likelihood : {"bernoulli", "continuous-bernoulli", "gaussian", "laplace"}
+    likelihood : {"bernoulli", "continuous-bernoulli", "gaussian", "laplace", "student-t"}
+        Of pixels, or of the columns of a table that are numbers.
     scale : float or {"learned", "element"}
-        Of a Gaussian or Laplace likelihood.
+        Of a Gaussian, Laplace or Student-t likelihood.
     output : {"identity", "sigmoid", "tanh"}
         What bounds the location of a Gaussian or Laplace likelihood.
     activation : {"relu", "leaky-relu", "silu", "tanh"}
@@ -88,7 +89,7 @@ class ModelConfig:
     network: Literal["mlp", "conv"] = "mlp"
     hidden: tuple[int, ...] = (256, 128)
     latent_size: int = 16
-    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace"] = "gaussian"
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace", "student-t"] = "gaussian"
     scale: float | str = "learned"
     output: Literal["identity", "sigmoid", "tanh"] = "identity"
     activation: Literal["relu", "leaky-relu", "silu", "tanh"] = "relu"

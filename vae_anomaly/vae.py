@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_anomaly.columns import family
+from vae_anomaly.heavy_tails import StudentT
 from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, LocationScale, observed_log_prob, sum_elements
 from vae_anomaly.mixed import Mixed
 from vae_anomaly.networks import ModelConfig, Posterior, make_networks
@@ -141,11 +142,21 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 def make_likelihood(config: ModelConfig, schema: Schema | None = None) -> Likelihood:
     """The likelihood that a configuration names; for a mixed table that of its numbers."""
-    kind = LIKELIHOODS[config.likelihood]
-    likelihood = kind(config.scale, config.output) if issubclass(kind, LocationScale) else kind()
+    kind = LIKELIHOODS.get(config.likelihood, StudentT)
+    if issubclass(kind, StudentT):
+        likelihood: Likelihood = kind(config.scale, config.output, elements=_numbers(schema))
+    else:
+        likelihood = kind(config.scale, config.output) if issubclass(kind, LocationScale) else kind()
     if isinstance(schema, TableSchema) and any(family(column) != "number" for column in schema.columns):
         return Mixed(schema.columns, likelihood)
     return likelihood
+
+
+def _numbers(schema: Schema | None) -> int:
+    """Columns of a table that are numbers; 1 for anything else."""
+    if not isinstance(schema, TableSchema):
+        return 1
+    return max(1, sum(family(column) == "number" for column in schema.columns))
 
 
 def make_model(
