@@ -273,7 +273,12 @@ def _explained_settings() -> str:
 
 @app.command(epilog=_explained_settings())
 def serve(
-    model: ModelSource,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="bundle folder, runs:/<run id> or models:/<name>@<alias>; bundled digits without"
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port of the service")] = None,
     ops_port: Annotated[int | None, typer.Option(help="own port for probes and metrics")] = None,
@@ -293,9 +298,10 @@ def serve(
         from serving.service.server import serve as run_service
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"serve needs {error.name}; pip install 'vae-anomaly[serve]'") from error
+    from serving.embedded import BUNDLE
     from vae_anomaly.mlflow_access import default_tracking_uri
 
-    run_service(model, settings, default_tracking_uri(root))
+    run_service(model or str(BUNDLE), settings, default_tracking_uri(root))
 
 
 @app.command()
