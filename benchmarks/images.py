@@ -28,9 +28,10 @@ from benchmarks.cells import RATES, cell, found_cells
 from benchmarks.detection import on_pyod, on_sklearn
 from benchmarks.harness import Stopwatch, parser, show, write
 from vae_anomaly.calibration import false_alarm_interval
-from vae_anomaly.fitting import Settings, fit_model, recommended_training, split_parts
+from vae_anomaly.fitting import Settings, fit_model, split_parts
 from vae_anomaly.schema import infer_schema
 from vae_anomaly.scores import default_scores
+from vae_anomaly.training import TrainingConfig
 
 Images = npt.NDArray[np.uint8]
 Judge = Callable[[Images, dict[str, Images], Path, int], dict[str, Any]]
@@ -149,9 +150,10 @@ def ours(train: Images, shown: dict[str, Images], model: Path, seed: int, epochs
     """What `VAEDetector` fits, with scores beside the default ones; its training is kept."""
     schema = infer_schema(train)
     parts = split_parts(schema.read(train), seed)
-    training = recommended_training(schema, len(parts.train.values))
-    plain = Settings()
-    settings = Settings(
+    plain = Settings().completed(schema, len(parts.train.values))
+    training = plain.training or TrainingConfig()
+    settings = replace(
+        plain,
         training=replace(training, epochs=epochs or training.epochs),
         export=replace(plain.export, scores=(*default_scores(True), *BESIDE)),
     )

@@ -23,11 +23,9 @@ from vae_anomaly.vae import make_likelihood, make_model
 
 # To train on: what is left of 10 rows, the fewest that scikit-learn's checks fit an estimator to.
 MINIMUM_ROWS = 7
-# Rows shown to the model in all, whatever the size of the data; within the bounds on epochs. Images of
-# more than so many pixels are shown less often, down to a tenth.
+# Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
 ROWS_SHOWN = {"image": 300_000, "table": 300_000}
 EPOCHS = {"image": (4, 100), "table": (20, 600)}
-PIXELS = 32 * 32
 
 
 @dataclass(frozen=True)
@@ -98,18 +96,13 @@ def recommended_model(schema: Schema) -> ModelConfig:
 def recommended_training(schema: Schema, rows: int) -> TrainingConfig:
     """As many epochs as show the model a fixed number of rows, within bounds.
 
-    Images come in small batches: convolutions cost as much per row in those, and steps are few.
+    Images come in smaller batches: convolutions cost as much per row in those, and steps are few.
     """
-    (low, high), shown, rows = EPOCHS[schema.kind], ROWS_SHOWN[schema.kind], max(rows, 1)
-    if isinstance(schema, ImageSchema):
-        epochs = shown * np.clip(PIXELS / (schema.height * schema.width), 0.1, 1) / rows
-        batch, rate = np.clip(2 ** round(np.log2(rows / 64)), 64, 128), 2e-3
-    else:
-        epochs, rate = shown / rows, 3e-3
-        batch = np.clip(2 ** round(np.log2(rows / 16)), 64, 256)
-    return TrainingConfig(
-        epochs=int(np.clip(epochs, low, high)), batch_size=int(batch), learning_rate=rate, random_mask=0.5
-    )
+    rows = max(rows, 1)
+    share, most, rate = (64, 128, 2e-3) if isinstance(schema, ImageSchema) else (16, 256, 3e-3)
+    epochs = int(np.clip(ROWS_SHOWN[schema.kind] // rows, *EPOCHS[schema.kind]))
+    batch = int(np.clip(2 ** round(np.log2(rows / share)), 64, most))
+    return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=rate, random_mask=0.5)
 
 
 def fit_model(
