@@ -172,7 +172,8 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
 
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
     nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp` and `combined`,
-    which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it.
+    which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it,
+    and one step where decoding rounds: see `_jumps`.
     Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
     one nat, whichever is most; acceptance ratios like scores. Latents: 1e-5 of the column's largest,
     at least of a tenth of all columns'. Effective sample sizes: 1e-4. What is weighted by
@@ -203,16 +204,29 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
 
 def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest) -> Array:
     low, span = raw_range(manifest)
-    columns = manifest.tolerances["columns"]
+    columns, jumps = manifest.tolerances["columns"], _jumps(manifest)
     if name == "reconstruction":
-        return np.asarray(columns * np.maximum(span, np.abs(values - low)))
+        return np.asarray(columns * np.maximum(span, np.abs(values - low)) + jumps)
     error = _weight_error(outputs, manifest).reshape(-1, *[1] * (values.ndim - 1))
     if name == "mean_raw":
         spread = _finite(outputs["std_raw"])
-        return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread)
+        return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread + jumps)
     # The square root of a variance that is float32's rounding of 0.
     rounding = VARIANCE_ROUNDING * span * (span / np.maximum(values, math.sqrt(VARIANCE_ROUNDING) * span))
     return np.asarray(columns * np.maximum(span, values) + error * values + rounding)
+
+
+def _jumps(manifest: Manifest) -> Array:
+    """How far a column's decoded value may move by a last bit: halfway between two whole numbers, or
+    where two classes are all but equally probable. What is rounded is compared as score and spread.
+    """
+    schema = manifest.schema
+    if isinstance(schema, ImageSchema):
+        return np.array(0.0)
+    _, span = raw_range(manifest)
+    kinds = [column.kind for column in schema.columns]
+    whole = np.array([kind == "integer" for kind in kinds], dtype=np.float64)
+    return np.where([kind in ("binary", "categorical", "ordinal") for kind in kinds], span, whole)
 
 
 def _score_floor(name: str, manifest: Manifest) -> float:

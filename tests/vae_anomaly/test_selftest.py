@@ -30,6 +30,17 @@ TABLE = Manifest(
     warnings=(),
 )
 IMAGE = replace(TABLE, schema=ImageSchema(1, 20, 20, "float32", -1.0, 3.0))
+KINDS = replace(
+    TABLE,
+    schema=TableSchema(
+        (
+            Column("a", low=0.0, high=10.0),
+            Column("n", "integer", low=0.0, high=10.0),
+            Column("g", "ordinal", 3.0, 9.0, categories=(3, 7, 9)),
+            Column("ok", "binary", 0.0, 1.0),
+        )
+    ),
+)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -51,6 +62,13 @@ def outputs(**values: Any) -> dict[str, Any]:
         # Small differences enlarged.
         (replace(TABLE, scores=("rapp",)), {"rapp": [4.0, 300.0, 5.0]}, "rapp", [1e-3, 3e-3, 1e-3]),
         (replace(TABLE, scores=("combined",)), {"combined": [-0.5, 2.0]}, "combined", [1e-3, 1e-3]),
+        # Decoding rounds: to the next whole number, to another class.
+        (
+            KINDS,
+            {"reconstruction": [[4.0, 1.0, 7.0, 2.0]]},
+            "reconstruction",
+            [[1e-4, 1.0001, 6.00006, 1.00002]],
+        ),
         # The distance to a mean is as exact as the bound itself.
         (
             replace(TABLE, scores=("typicality", "iw_nll")),
