@@ -61,7 +61,7 @@ def test_the_score_that_decides_is_among_the_scores(
 
 def test_unknown_and_impossible_scores() -> None:
     known = "neg_elbo, iw_nll, recon, rate, latent_maha, latent_knn, lpath, rapp, conditional, "
-    known += "typicality, combined"
+    known += "typicality, background_ratio, combined"
     with pytest.raises(ConfigError, match=f"^unknown score 'elbow'; choose among {known}$"):
         fit(table_rows(40), TABLE_MODEL, scores=("elbow",))
     sentence = (
