@@ -92,7 +92,7 @@ def judged(split: Any, seed: int) -> dict[str, Any]:
 
 def normalised(held: Columns, values: Columns) -> Columns:
     """Normal scores of values among held-out ones."""
-    table = NormalScore(torch.from_numpy(held))
+    table = NormalScore(torch.tensor(held))
     return table(torch.from_numpy(values)).numpy().astype(np.float64)
 
 

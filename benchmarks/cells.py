@@ -20,6 +20,8 @@ Detector = Callable[[Rows, Rows, int], dict[str, Any]]
 RATES = (0.05, 0.01)
 # Intervals are corrected for so many sets.
 SETS_JUDGED = 10
+# Figures of a finished cell on the terminal.
+PRINTED = 20
 
 
 class Split(NamedTuple):
@@ -53,7 +55,8 @@ def cell(work: Path, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, 
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found))
         temporary.replace(path)
-        print(name, {key: round(value, 3) for key, value in found.items()}, flush=True)
+        shown = list(found.items())[:PRINTED]
+        print(name, {key: round(value, 3) for key, value in shown}, flush=True)
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures
 
