@@ -38,7 +38,7 @@ def ours(task: Task) -> Filled:
     """VAEImputer as it comes."""
     images = len(task.shape) == 2
     fit, query = (part.reshape(-1, *task.shape) if images else part for part in (task.fit, task.query))
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"missing": "mnar-self-high"} if task.missing == "mnar" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imputer = VAEImputer(random_state=task.seed, **settings).fit(fit)

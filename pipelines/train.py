@@ -256,10 +256,11 @@ def past_epochs(checkpoints: Path) -> list[Epoch]:
 
 def _fit(job: _Job, resume: bool, callbacks: Sequence[Callback], run_id: str | None) -> Fit:
     splits = job.splits
-    parts = (samples_of(job.dataset, rows) for rows in (splits.train, splits.validation, splits.calibration))
+    rows = (splits.train, splits.validation, splits.calibration)
+    train, validation, calibration = (samples_of(job.dataset, part) for part in rows)
     return fit_model(
         job.dataset.schema,
-        Parts(*parts),
+        Parts(train, validation, calibration),
         job.settings,
         seed=job.recipe.seed,
         device=job.device,

@@ -29,7 +29,7 @@ from vae_anomaly.graphs import (
     StepGraph,
 )
 from vae_anomaly.networks import ModelConfig
-from vae_anomaly.schema import Array, Samples, Schema
+from vae_anomaly.schema import Array, Mask, Samples, Schema
 from vae_anomaly.scores import (
     Evidence,
     Score,
@@ -89,11 +89,17 @@ class ExportConfig:
 class Parts(NamedTuple):
     """Disjoint sets of samples: weights are fitted on the first, chosen on the second, p-values
     come from the third.
+
+    Attributes
+    ----------
+    hidden : bool ndarray, shape of the validation rows, optional
+        Cells of validation rows to predict from their other observed ones, in place of scoring all.
     """
 
     train: Samples
     validation: Samples
     calibration: Samples
+    hidden: Mask | None = None
 
 
 class TorchBackend:

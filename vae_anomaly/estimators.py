@@ -21,8 +21,10 @@ from vae_anomaly.batches import Float
 from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
 from vae_anomaly.export import export_bundle
-from vae_anomaly.fitting import Settings, fit_model, split_parts
-from vae_anomaly.schema import Array, Schema, TableSchema, infer_schema
+from vae_anomaly.fitting import Fit, Settings, fit_model, recommended_model, split_parts
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_settings
+from vae_anomaly.missing import Missing
+from vae_anomaly.schema import Array, Samples, Schema, TableSchema, infer_schema
 
 
 class _NotFittedError(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
@@ -54,8 +56,8 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: object = None) -> Any:
         """Fit to a table (n, d) or images (n, h, w) or (n, c, h, w); NaN means missing.
 
-        Rows are split at random: most train the weights, 10 % choose the best epoch, 20 % are
-        held out to calibrate.
+        Rows of a detector are split at random: most train the weights, 10 % choose the best epoch, 20 %
+        are held out to calibrate.
 
         Raises
         ------
@@ -70,8 +72,8 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         schema = infer_schema(X, self.kinds, self.bounds)
         self._check_parameters(schema)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        parts = split_parts(schema.read(X), seed)
-        fit = fit_model(schema, parts, self._settings(), seed=seed, device=self.device)
+        samples = schema.read(X)
+        fit = self._fit(schema, samples, seed)
         self.fitted_ = fit.fitted
         self.settings_ = fit.settings
         self.history_ = fit.history
@@ -96,6 +98,11 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
     def _settings(self) -> Settings:
         """The settings to fit with."""
         return self.settings or Settings()
+
+    def _fit(self, schema: Schema, samples: Samples, seed: int) -> Fit:
+        """Train, on the split and settings of this kind of estimator."""
+        parts = split_parts(samples, seed)
+        return fit_model(schema, parts, self._settings(), seed=seed, device=self.device)
 
     def _after_fit(self, X: Any) -> None:
         """Set what one kind of estimator has beyond the fitted model."""
@@ -259,6 +266,10 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type: ignore[misc]
     """Imputer: the importance-weighted masked decode of a variational autoencoder.
 
+    A table of 100 rows or more trains on all of them but 2 %, at least 19, that calibrate scores. A
+    tenth of the cells is hidden from a first training, whose best epoch is how long a second one, that sees
+    everything, lasts; see `imputer_fitting`.
+
     Parameters
     ----------
     settings : Settings, optional
@@ -269,6 +280,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         order. Columns of a bare array go by their place.
     bounds : mapping of column to (lower, upper), optional
         What expected and imputed values keep to; None for no bound.
+    missing : {"mar", "mnar-self", "mnar-self-high", "mnar-self-low"}
+        Whether gaps may depend on what is missing: at random given what is observed, or each value
+        of a table decides about itself, as the data tell or high or low values going missing. Nothing in
+        the data proves it: see `missing_sensitivity`.
     add_indicator : bool
         As in scikit-learn: append to a table one column of 0 and 1 for each column that had gaps
         in the rows given to `fit`, 1 where the value was missing.
@@ -285,6 +300,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
     ----------
     .. [1] Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data
        Sets", ICML 2019. https://arxiv.org/abs/1812.02633
+    .. [2] Ipsen, Mattei & Frellsen, "not-MIWAE: Deep Generative Modelling with Missing not at Random
+       Data", ICLR 2021. https://arxiv.org/abs/2006.12871
 
     Examples
     --------
@@ -305,6 +322,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         settings: Settings | None = None,
         kinds: Kinds | None = None,
         bounds: Bounds | None = None,
+        missing: Missing = "mar",
         add_indicator: bool = False,
         device: str = "auto",
         random_state: int | None = None,
@@ -312,6 +330,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         super().__init__(
             settings=settings, kinds=kinds, bounds=bounds, device=device, random_state=random_state
         )
+        self.missing = missing
         self.add_indicator = add_indicator
 
     def __sklearn_tags__(self) -> Any:
@@ -325,6 +344,13 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
                 "add_indicator appends columns to a table, and got images; set it to False "
                 "and keep np.isnan(X) beside the result"
             )
+
+    def _fit(self, schema: Schema, samples: Samples, seed: int) -> Fit:
+        settings = self.settings or imputer_settings(schema, samples)
+        if self.missing != "mar":
+            model = settings.model or recommended_model(schema)
+            settings = replace(settings, model=replace(model, missing=self.missing))
+        return fit_imputer(schema, samples, settings, seed=seed, device=self.device)
 
     def _after_fit(self, X: Any) -> None:
         self.indicator_: Any = None

@@ -13,7 +13,7 @@ import torch
 
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
 from vae_anomaly.budget import within_budget
-from vae_anomaly.encoding import fit_encoding
+from vae_anomaly.encoding import Encoding, fit_encoding
 from vae_anomaly.exceptions import DataError
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.objectives import ObjectiveConfig
@@ -127,6 +127,56 @@ def fit_model(
     DivergedError
         If the loss loses its way.
     """
+    complete, model_config = _complete(settings, schema, parts)
+    trainer, encoding = make_trainer(schema, parts, complete, seed, device, checkpoints, callbacks)
+    history = trainer.fit(parts.train, parts.validation, parts.hidden, resume=resume)
+    if complete.objective.trim:
+        parts, provenance = _trimmed(trainer, parts, history[-1]["trimmed"], provenance or {})
+    fitted = assemble(
+        trainer.model,
+        encoding,
+        schema,
+        model_config,
+        complete.export,
+        parts,
+        name=name,
+        provenance=provenance,
+        seed=seed,
+        saw_masks=trainer.config.random_mask > 0,
+    )
+    return Fit(fitted, complete, history)
+
+
+def make_trainer(
+    schema: Schema,
+    parts: Parts,
+    settings: Settings,
+    seed: int,
+    device: str,
+    checkpoints: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Trainer, Encoding]:
+    """A fresh model with the encoding that its training rows give, ready to be trained."""
+    complete, config = _complete(settings, schema, parts)
+    likelihood = make_likelihood(config, schema)
+    encoding = fit_encoding(schema, parts.train, likelihood.output_range)
+    model = make_model(schema.shape, config, torch.Generator().manual_seed(seed), likelihood)
+    if model.missing is not None:
+        model.missing.start(_skewness(encoding, parts.train))
+    training = complete.training or TrainingConfig()
+    trainer = Trainer(model, encoding, complete.objective, training, seed, device, checkpoints, callbacks)
+    return trainer, encoding
+
+
+def _skewness(encoding: Encoding, samples: Samples) -> torch.Tensor:
+    """Of the observed values of each column, 0 where there is none."""
+    encoded = encoding(torch.from_numpy(samples.values), torch.from_numpy(samples.observed))
+    count = encoded.observed.sum(dim=0).clamp_min(1)
+    skewness: torch.Tensor = torch.where(encoded.observed, encoded.x, 0.0).pow(3).sum(dim=0) / count
+    return skewness
+
+
+def _complete(settings: Settings, schema: Schema, parts: Parts) -> tuple[Settings, ModelConfig]:
     rows = len(parts.train.values)
     if rows < MINIMUM_ROWS or not len(parts.validation.values):
         raise DataError(
@@ -136,28 +186,7 @@ def fit_model(
     complete = settings.completed(schema, rows)
     if complete.model is None or complete.training is None:
         raise TypeError("completed settings hold a model and its training")
-    likelihood = make_likelihood(complete.model, schema)
-    encoding = fit_encoding(schema, parts.train, likelihood.output_range)
-    model = make_model(schema.shape, complete.model, torch.Generator().manual_seed(seed), likelihood)
-    trainer = Trainer(
-        model, encoding, complete.objective, complete.training, seed, device, checkpoints, callbacks
-    )
-    history = trainer.fit(parts.train, parts.validation, resume=resume)
-    if complete.objective.trim:
-        parts, provenance = _trimmed(trainer, parts, history[-1]["trimmed"], provenance or {})
-    fitted = assemble(
-        model,
-        encoding,
-        schema,
-        complete.model,
-        complete.export,
-        parts,
-        name=name,
-        provenance=provenance,
-        seed=seed,
-        saw_masks=complete.training.random_mask > 0,
-    )
-    return Fit(fitted, complete, history)
+    return complete, complete.model
 
 
 def _trimmed(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.encoding import Encoded
-from vae_anomaly.likelihoods import observed_log_prob
 from vae_anomaly.vae import VAE, log_prior_ratio, reparameterise
 
 
@@ -75,7 +74,7 @@ def update(model: VAE, encoded: Encoded, noise: Noise, state: State) -> State:
     posterior, x, observed = model.encode(encoded.x, encoded.observed), encoded.x, encoded.observed
     z = reparameterise(posterior, noise.latent)
     raw = model.decode(z)
-    log_likelihood = observed_log_prob(model.likelihood, raw, x, observed, exactly=True)
+    log_likelihood = model.evidence(raw, x, observed, exactly=True)
     log_weights = log_likelihood + log_prior_ratio(posterior, z, noise.latent)
     chunk, weights = _normalise(log_weights)
     squares, _ = _normalise(2 * log_weights)
@@ -116,10 +115,10 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
 
 def _moments(model: VAE, raw: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and variance over the chunk's draws, shape (B, D)."""
-    means = model.likelihood.mean(raw)
+    means, variances = model.expected(raw)
     share = weights.to(means.dtype)[:, :, None]
     mean = (share * means).sum(dim=0)
-    spread = model.likelihood.variance(raw) + (means - mean) ** 2
+    spread = variances + (means - mean) ** 2
     return mean, (share * spread).sum(dim=0)
 
 
@@ -128,6 +127,6 @@ def _draw(model: VAE, raw: Tensor, log_weights: Tensor, noise: Noise, state: Sta
     perturbed = log_weights + noise.gumbel
     best, index = perturbed.max(dim=1)
     chosen = torch.gather(raw, 0, index[:, :, None].expand(-1, -1, raw.shape[-1]))
-    drawn = model.likelihood.sample(chosen, noise.element)
+    drawn = model.draw(chosen, noise.element)
     better = best > state.best
     return torch.where(better, best, state.best), torch.where(better[:, :, None], drawn, state.drawn)

@@ -81,6 +81,12 @@ class ModelConfig:
     head : {"conv", "transpose"}
         How a convolutional decoder ends: one more convolution at full size, or directly with
         the last transposed one.
+    skip : bool
+        Show a multilayer perceptron's last layer its input too: linear relations need no hidden layer.
+    missing : {"mar", "mnar-self", "mnar-self-high", "mnar-self-low"}
+        Whether gaps in the data may depend on what is missing: at random given what is observed, or each
+        value decides about itself, as the data tell or high or low values going missing (Gaussian
+        tables only).
     spatial_code : bool
         Keep the last feature map as the code, without a dense layer (autoencoders).
     """
@@ -99,6 +105,8 @@ class ModelConfig:
     kernel: int = 3
     padding: int = 0
     head: Literal["conv", "transpose"] = "conv"
+    skip: bool = False
+    missing: Literal["mar", "mnar-self", "mnar-self-high", "mnar-self-low"] = "mar"
     spatial_code: bool = False
 
     def __post_init__(self) -> None:
@@ -115,6 +123,14 @@ class ModelConfig:
             raise ConfigError("spatial_code is for convolutional autoencoders; set kind and network to match")
         if self.spatial_code and self.dense:
             raise ConfigError(f"spatial_code has no dense layer, got dense = {self.dense}; drop one")
+        if self.skip and self.network != "mlp":
+            raise ConfigError(f"skip is for multilayer perceptrons, got network = {self.network!r}; drop one")
+        found = (self.kind, self.likelihood, self.output)
+        if self.missing != "mar" and found != ("vae", "gaussian", "identity"):
+            raise ConfigError(
+                f"missing = {self.missing!r} needs a VAE of a Gaussian likelihood without bounds, got kind, "
+                f"likelihood, output = {', '.join(found)}; set vae, gaussian, identity"
+            )
         if self.network == "conv" and not self.hidden:
             raise ConfigError("a convolutional network needs hidden channels, got none; set hidden")
 
@@ -165,20 +181,22 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, elements: int, config: ModelConfig, features: int | None = None) -> None:
         super().__init__()
-        self.mask_input = config.mask_input
+        self.mask_input, self.skip = config.mask_input, config.skip
         widths = ((features or elements) + elements * config.mask_input, *config.hidden)
         self.trunk = _mlp(widths, config)
-        self.head = make_head(widths[-1], config)
+        self.head = make_head(widths[-1] + config.skip * widths[0], config)
 
     def forward(self, x: Tensor, observed: Tensor) -> Posterior:
         """Rows (B, F) with their mask (B, D) to their posterior."""
-        posterior: Posterior = self.head(self.trunk(_with_mask(x, observed, self.mask_input)))
+        seen = _with_mask(x, observed, self.mask_input)
+        posterior: Posterior = self.head(_beside(self.trunk(seen), seen, self.skip))
         return posterior
 
     def activations(self, x: Tensor, observed: Tensor) -> Tensor:
         """Outputs of all layers, the posterior's mean the last, shape (B, F)."""
-        features, found = _layer_outputs(self.trunk, _with_mask(x, observed, self.mask_input))
-        return torch.cat([*found, self.head(features).mean], dim=-1)
+        seen = _with_mask(x, observed, self.mask_input)
+        features, found = _layer_outputs(self.trunk, seen)
+        return torch.cat([*found, self.head(_beside(features, seen, self.skip)).mean], dim=-1)
 
 
 class MLPDecoder(nn.Module):
@@ -187,13 +205,15 @@ class MLPDecoder(nn.Module):
     def __init__(self, outputs: int, config: ModelConfig) -> None:
         super().__init__()
         widths = (config.latent_size, *reversed(config.hidden))
+        self.skip = config.skip
         self.trunk = _mlp(widths, config)
-        self.out = nn.Linear(widths[-1], outputs)
+        self.out = nn.Linear(widths[-1] + config.skip * widths[0], outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latents (..., L) to raw parameters (..., P * D)."""
         # Batch norm takes the second axis for its channels: rows of all draws go as one.
-        raw: Tensor = self.out(self.trunk(z.flatten(0, -2))).unflatten(0, z.shape[:-1])
+        rows = z.flatten(0, -2)
+        raw: Tensor = self.out(_beside(self.trunk(rows), rows, self.skip)).unflatten(0, z.shape[:-1])
         return raw
 
 
@@ -336,6 +356,10 @@ def make_networks(
 def _with_mask(x: Tensor, observed: Tensor, mask_input: bool) -> Tensor:
     x = x.clamp(-INPUT_LIMIT, INPUT_LIMIT)
     return torch.cat([x, observed.to(x.dtype)], dim=-1) if mask_input else x
+
+
+def _beside(features: Tensor, seen: Tensor, skip: bool) -> Tensor:
+    return torch.cat([features, seen], dim=-1) if skip else features
 
 
 def _mlp(widths: tuple[int, ...], config: ModelConfig) -> nn.Sequential:

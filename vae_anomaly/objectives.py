@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.likelihoods import sum_elements
+from vae_anomaly.likelihoods import observed_log_prob, sum_elements
 from vae_anomaly.trimming import check_trim
 from vae_anomaly.vae import VAE, Autoencoder, kl_per_latent, log_mean_exp, log_prior_ratio, reparameterise
 
@@ -119,3 +119,23 @@ def losses(
         pressed = kl.mean(dim=0).clamp_min(config.free_bits).sum() if config.free_bits else mean_kl
         loss = kl_weight * pressed - log_likelihood.mean()
     return Losses(loss, -log_likelihood.mean(), mean_kl)
+
+
+def predictive_loss(model: VAE, x: Tensor, observed: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:
+    """-log p(x hidden | x observed) in nats, shape (B,): sum_k r_k p(x hidden | z_k), r = softmax(log w).
+
+    Parameters
+    ----------
+    model : VAE
+    x : Tensor, shape (B, D)
+        Known wherever observed or hidden.
+    observed, hidden : bool Tensor, shape (B, D)
+        Disjoint; the encoder sees the first alone.
+    noise : Tensor, shape (K, B, L)
+    """
+    posterior = model.encode(torch.where(model.likelihood.widened(observed), x, 0.0), observed)
+    z = reparameterise(posterior, noise)
+    raw = model.decode(z)
+    seen = observed_log_prob(model.likelihood, raw, x, observed) + log_prior_ratio(posterior, z, noise)
+    both = seen + observed_log_prob(model.likelihood, raw, x, hidden)
+    return torch.logsumexp(seen, dim=0) - torch.logsumexp(both, dim=0)

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from vae_anomaly.choices import check_choices
 from vae_anomaly.devices import choose_device, gains_from_bfloat16
+from vae_anomaly.encoding import Encoded
 from vae_anomaly.exceptions import ConfigError, DivergedError
-from vae_anomaly.objectives import ObjectiveConfig, losses
-from vae_anomaly.schema import Samples
+from vae_anomaly.objectives import ObjectiveConfig, losses, predictive_loss
+from vae_anomaly.random_masks import random_masks
+from vae_anomaly.schema import Mask, Samples
 from vae_anomaly.trimming import WARMUP, excess_share, kept_rows, row_losses
-from vae_anomaly.vae import Autoencoder
+from vae_anomaly.vae import VAE, Autoencoder
 
 # Variance of a latent mean over the data above which the unit carries information (Burda et al., 2016).
 ACTIVE_VARIANCE = 0.01
@@ -54,6 +56,8 @@ class TrainingConfig:
         Largest norm of the gradient; 0 leaves it alone.
     patience : int
         Epochs without a better validation bound before training stops; 0 never stops early.
+    keep : {"best", "last"}
+        Which weights the model ends with: those of the best validation bound, or the last.
     random_mask : float
         Share of the rows of each batch that get a random mask, so that the model answers any
         pattern of gaps.
@@ -76,6 +80,7 @@ class TrainingConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 100.0
     patience: int = 0
+    keep: Literal["best", "last"] = "best"
     random_mask: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_seconds: float = 0.0
@@ -117,10 +122,13 @@ class Data:
     ----------
     values, observed : Tensor, shape (n, ...)
         ``observed`` is None when nothing is missing.
+    hidden : Tensor, shape (n, ...), optional
+        Observed cells to predict from the others.
     """
 
     values: Tensor
     observed: Tensor | None
+    hidden: Tensor | None = None
 
     @classmethod
     def of(cls, samples: Samples, device: torch.device) -> Data:
@@ -147,7 +155,7 @@ class Trainer:
     Parameters
     ----------
     model : Autoencoder or VAE
-        Trained in place; holds the best weights at the end.
+        Trained in place; holds the best weights at the end, or the last ones, see `TrainingConfig.keep`.
     encoding : Encoding
         Or another module from values and mask to `Encoded`.
     objective : ObjectiveConfig
@@ -170,8 +178,13 @@ class Trainer:
     checkpoints: Path | None = None
     callbacks: Sequence[Callback] = ()
 
-    def fit(self, train: Samples, validation: Samples, *, resume: bool = False) -> list[Epoch]:
+    def fit(
+        self, train: Samples, validation: Samples, hidden: Mask | None = None, *, resume: bool = False
+    ) -> list[Epoch]:
         """Train, keep the weights of the best validation bound, return the figures per epoch.
+
+        With ``hidden``, cells of the validation rows, val_loss is the negative log-density of those
+        cells given the row's other observed ones, nats per row.
 
         Returns
         -------
@@ -194,7 +207,10 @@ class Trainer:
             wanted == "auto" and gains_from_bfloat16(device)
         )
         try:
-            return self._run(Data.of(train, device), Data.of(validation, device), device, resume)
+            watched = Data.of(validation, device)
+            if hidden is not None:
+                watched.hidden = torch.from_numpy(hidden).to(device)
+            return self._run(Data.of(train, device), watched, device, resume)
         finally:
             self.model.mixed_precision = False
             self.model.eval()
@@ -218,7 +234,8 @@ class Trainer:
                 callback(figures)
             if self.checkpoints is not None:
                 write_checkpoint(self.checkpoints, state, self.model, optimizer, generator)
-        self.model.load_state_dict(state.best)
+        if self.config.keep == "best":
+            self.model.load_state_dict(state.best)
         return state.history
 
     def _finished(self, state: Checkpoint, started: float) -> bool:
@@ -346,11 +363,19 @@ class Trainer:
         for rows in torch.arange(len(data), device=data.values.device).split(1024):
             encoded = self.encoding(*data.batch(rows))
             noise = self._noise(len(rows), generator)
-            part = losses(self.model, encoded.x, encoded.observed, noise, self.objective, self.objective.beta)
-            total += float(part.loss) * len(rows)
+            total += self._validation_loss(encoded, data.hidden, rows, noise)
             means.append(self.model.encode(encoded.x, encoded.observed).mean)
         active = (torch.cat(means).var(dim=0, correction=0) > ACTIVE_VARIANCE).sum()
         return {"val_loss": total / len(data), "active_units": float(active)}
+
+    def _validation_loss(self, encoded: Encoded, hidden: Tensor | None, rows: Tensor, noise: Tensor) -> float:
+        """Sum over rows: the bound, or what the hidden cells cost given the others."""
+        x, observed = encoded.x, encoded.observed
+        if hidden is not None and isinstance(self.model, VAE):
+            cells = hidden[rows].flatten(1) & observed
+            return float(predictive_loss(self.model, x, observed & ~cells, cells, noise).sum())
+        part = losses(self.model, x, observed, noise, self.objective, self.objective.beta)
+        return float(part.loss) * len(rows)
 
     def _check(self, figures: Epoch, state: Checkpoint) -> None:
         first = abs(state.history[0]["val_loss"]) if state.history else math.inf
@@ -365,36 +390,3 @@ class Trainer:
             f"the loss is {loss:g} after epoch {figures['epoch']:.0f}; {kept}; lower learning_rate "
             f"(now {self.config.learning_rate:g}) or clip_norm (now {self.config.clip_norm:g})"
         )
-
-
-def random_masks(
-    shape: torch.Size, image: tuple[int, int, int] | None, share: float, generator: torch.Generator
-) -> Tensor:
-    """Masks for training, shape (B, D): a share of the rows loses a uniform share of its elements.
-
-    Tables lose single cells. Of the images half lose pixels and half a random rectangle, all
-    channels together.
-    """
-    rows, device = shape[0], generator.device
-    masked = torch.rand(rows, 1, generator=generator, device=device) < share
-    hidden_share = torch.rand(rows, 1, generator=generator, device=device)
-    if image is None:
-        hidden = torch.rand(shape, generator=generator, device=device) < hidden_share
-        return ~(hidden & masked)
-    channels, height, width = image
-    pixels = torch.rand(rows, height * width, generator=generator, device=device) < hidden_share
-    rectangles = _rectangles(rows, height, width, generator).flatten(1)
-    as_rectangle = torch.rand(rows, 1, generator=generator, device=device) < 0.5
-    hidden = torch.where(as_rectangle, rectangles, pixels)
-    return ~(hidden & masked).repeat(1, channels)
-
-
-def _rectangles(rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """One random rectangle per row, True inside, shape (B, H, W)."""
-    inside = []
-    for side in (height, width):
-        ends = (torch.rand(rows, 2, generator=generator, device=generator.device) * (side + 1)).long()
-        place = torch.arange(side, device=generator.device)
-        low, high = ends.amin(dim=1, keepdim=True), ends.amax(dim=1, keepdim=True)
-        inside.append((place >= low) & (place < high))
-    return inside[0][:, :, None] & inside[1][:, None, :]

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from vae_anomaly.columns import family
+from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.heavy_tails import StudentT
-from vae_anomaly.likelihoods import LIKELIHOODS, Likelihood, LocationScale, observed_log_prob, sum_elements
+from vae_anomaly.likelihoods import (
+    LIKELIHOODS,
+    Likelihood,
+    LocationScale,
+    observed_log_prob,
+    sum_elements,
+    sum_elements_exactly,
+)
+from vae_anomaly.missing import SelfMasking
 from vae_anomaly.mixed import Mixed
 from vae_anomaly.networks import ModelConfig, Posterior, make_networks
 from vae_anomaly.schema import Schema, TableSchema
@@ -34,6 +43,8 @@ class Autoencoder(nn.Module):
         Reads raw parameters as a distribution over D elements.
     latent_size : int
         L.
+    missing : SelfMasking, optional
+        Why values are missing, where that depends on the values.
     """
 
     variational = False
@@ -41,9 +52,15 @@ class Autoencoder(nn.Module):
     mixed_precision = False
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, latent_size: int
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        latent_size: int,
+        missing: SelfMasking | None = None,
     ) -> None:
         super().__init__()
+        self.missing = missing
         self.latent_size = latent_size
         self.encoder = encoder
         self.decoder = decoder
@@ -72,7 +89,34 @@ class Autoencoder(nn.Module):
 
     def log_likelihood(self, z: Tensor, x: Tensor, observed: Tensor) -> Tensor:
         """log p(x observed | z) in nats, shape (..., B), for z of shape (..., B, L)."""
-        return observed_log_prob(self.likelihood, self.decode(z), x, observed)
+        return self.evidence(self.decode(z), x, observed)
+
+    def evidence(self, raw: Tensor, x: Tensor, observed: Tensor, *, exactly: bool = False) -> Tensor:
+        """The same of raw decoder output; with a missing process log p(x observed, mask | z)."""
+        found = observed_log_prob(self.likelihood, raw, x, observed, exactly=exactly)
+        if self.missing is None:
+            return found
+        gaps = self.missing.given_missing(self._location_scale(), raw).log_missing
+        terms = torch.where(observed, self.missing.log_present(x), gaps)
+        return found + (sum_elements_exactly(terms) if exactly else sum_elements(terms))
+
+    def expected(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of missing elements given z, shape (..., D)."""
+        if self.missing is None:
+            return self.likelihood.mean(raw), self.likelihood.variance(raw)
+        _, mean, variance = self.missing.given_missing(self._location_scale(), raw)
+        return mean, variance
+
+    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Missing elements given z, drawn from standard normal noise, shape (..., D)."""
+        if self.missing is None:
+            return self.likelihood.sample(raw, noise)
+        return self.missing.sample(self._location_scale(), raw, noise)
+
+    def _location_scale(self) -> LocationScale:
+        if not isinstance(self.likelihood, LocationScale):
+            raise TypeError(f"a missing process needs a Gaussian, got {type(self.likelihood).__name__}")
+        return self.likelihood
 
 
 class VAE(Autoencoder):
@@ -172,7 +216,14 @@ def make_model(
     # Layers draw their first weights from the global generator; fork it, then draw our own.
     with torch.random.fork_rng(devices=[]):
         encoder, decoder = make_networks(shape, outputs, config, features)
-    model = (VAE if config.kind == "vae" else Autoencoder)(encoder, decoder, likelihood, config.latent_size)
+    if config.missing != "mar" and not isinstance(likelihood, LocationScale):
+        raise ConfigError(
+            f"missing = {config.missing!r} is for tables of numbers, and some columns here are categories "
+            "or ordered or binary; leave them out or set missing = 'mar'"
+        )
+    missing = None if config.missing == "mar" else SelfMasking(elements, config.missing)
+    kind = VAE if config.kind == "vae" else Autoencoder
+    model = kind(encoder, decoder, likelihood, config.latent_size, missing)
     return initialise(model, generator)
 
 
@@ -184,7 +235,7 @@ def initialise(model: Autoencoder, generator: torch.Generator) -> Autoencoder:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             _initialise(module, TORCH if ".head" in name else gain, generator)
-        elif isinstance(module, LocationScale | nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(module, LocationScale | SelfMasking | nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_parameters()
     return model
 

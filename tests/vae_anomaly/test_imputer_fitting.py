@@ -1,0 +1,114 @@
+"""An imputer trains on all rows, for as long as hidden cells become more likely."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from tests.vae_anomaly.linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
+from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.fitting import Settings
+from vae_anomaly.imputer_fitting import (
+    HIDDEN_SHARE,
+    _best_epoch,
+    _hidden_cells,
+    fit_imputer,
+    imputer_parts,
+    imputer_settings,
+)
+from vae_anomaly.networks import ModelConfig, make_networks
+from vae_anomaly.objectives import predictive_loss
+from vae_anomaly.schema import Samples, infer_schema
+from vae_anomaly.training import TrainingConfig
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.standard_normal((240, 1)) @ RNG.standard_normal((1, 5)) + 0.3 * RNG.standard_normal((240, 5))
+
+
+def samples(missing: float = 0.3) -> Samples:
+    return Samples(ROWS, np.random.default_rng(1).random(ROWS.shape) >= missing)
+
+
+def test_predictive_loss_is_the_conditional_density_of_the_hidden_cells() -> None:
+    model, hidden = linear_gaussian(), ~ALL_MASKS
+    # Near the mean, where the proposal, the posterior of what is visible, covers all of the posterior.
+    x = OFFSET + 0.5 * torch.randn(
+        ALL_MASKS.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    expected = log_marginal(x, ALL_MASKS) - log_marginal(x, ALL_MASKS | hidden)
+    noise = torch.randn(40_000, 1, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = torch.cat(
+        [
+            predictive_loss(model, x[i : i + 1], ALL_MASKS[i : i + 1], hidden[i : i + 1], noise)
+            for i in range(len(x))
+        ]
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.15)
+
+
+def test_the_hidden_cells_leave_every_row_and_column_a_value() -> None:
+    shown = samples()
+    hidden = _hidden_cells(shown, seed=0)
+    assert not (hidden & ~shown.observed).any()
+    left = shown.observed & ~hidden
+    np.testing.assert_array_equal(left.any(axis=1), shown.observed.any(axis=1))
+    assert left.any(axis=0).all()
+    assert abs(hidden.sum() / shown.observed.sum() - HIDDEN_SHARE) < 0.05
+
+
+def test_all_rows_but_those_that_calibrate_train() -> None:
+    parts = imputer_parts(samples(), seed=0)
+    assert (len(parts.train.values), len(parts.calibration.values)) == (221, 19)
+    both = np.concatenate([parts.train.values, parts.calibration.values])
+    np.testing.assert_array_equal(np.sort(both[:, 0]), np.sort(ROWS[:, 0]))
+
+
+def test_few_rows_split_as_a_detector_splits_them() -> None:
+    parts = imputer_parts(Samples(ROWS[:50], np.ones((50, 5), dtype=bool)), seed=0)
+    assert [len(part.values) for part in parts[:3]] == [35, 5, 10]
+
+
+def test_the_best_epoch_is_that_of_the_mean_over_a_twentieth() -> None:
+    losses = np.concatenate([np.linspace(3, 1, 50), np.linspace(1, 2, 50)])
+    losses[90] = 0.5  # a lucky epoch in bad company
+    assert abs(_best_epoch([{"val_loss": loss} for loss in losses]) - 51) <= 1
+
+
+@pytest.mark.parametrize(("missing", "masked"), [(0.0, 0.5), (0.5, 0.25)])
+def test_the_less_is_missing_the_more_is_masked(missing: float, masked: float) -> None:
+    shown = samples(missing)
+    settings = imputer_settings(infer_schema(ROWS), shown)
+    assert settings.training is not None
+    assert settings.training.random_mask == pytest.approx(masked, abs=0.02)
+
+
+@pytest.mark.parametrize(("rows", "times"), [(240, 2), (90, 1)], ids=["twice", "once"])
+def test_a_second_training_lasts_as_long_as_the_first_was_best(rows: int, times: int) -> None:
+    shown = Samples(ROWS[:rows], samples().observed[:rows])
+    settings = Settings(
+        ModelConfig(hidden=(8,), latent_size=2, scale="element", skip=True),
+        training=TrainingConfig(epochs=4, random_mask=0.3),
+    )
+    fit = fit_imputer(infer_schema(ROWS), shown, settings, seed=0, device="cpu")
+    assert fit.settings.training is not None
+    best = fit.settings.training.epochs
+    assert len(fit.history) == (4 + best if times == 2 else 4)
+    assert fit.fitted.manifest.provenance["rows_train"] == (221 if times == 2 else 63)
+
+
+def test_a_linear_path_needs_no_hidden_layer() -> None:
+    config = ModelConfig(hidden=(4,), latent_size=2, skip=True)
+    _, decoder = make_networks((3,), 1, config)
+    with torch.no_grad():
+        for parameter in decoder.trunk.parameters():  # type: ignore[union-attr]
+            parameter.zero_()
+        z = torch.randn(7, 5, 2)
+        weights = decoder.out.weight[:, 4:]  # type: ignore[union-attr,index]
+        torch.testing.assert_close(decoder(z), z @ weights.T + decoder.out.bias)  # type: ignore[union-attr]
+
+
+def test_images_have_no_linear_path() -> None:
+    message = "skip is for multilayer perceptrons, got network = 'conv'; drop one"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        ModelConfig(network="conv", hidden=(4,), skip=True)

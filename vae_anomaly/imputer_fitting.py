@@ -1,0 +1,138 @@
+"""What an imputer fits otherwise than a detector: rows, objective, network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from vae_anomaly.assembly import Parts
+from vae_anomaly.fitting import (
+    Fit,
+    Settings,
+    fit_model,
+    make_trainer,
+    recommended_model,
+    recommended_training,
+    split_parts,
+    take,
+)
+from vae_anomaly.masks import mcar
+from vae_anomaly.objectives import ObjectiveConfig
+from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema
+from vae_anomaly.training import Epoch, TrainingConfig
+
+# Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share.
+CALIBRATION_ROWS, CALIBRATION_SHARE = 19, 0.02
+# Fewer rows than this split as a detector's do.
+SMALL = 100
+# Steps of a table's training, within bounds on epochs.
+STEPS, EPOCHS = 5_000, (20, 300)
+# Observed cells hidden to find out how long to train; where they are fewer than the last share, for good.
+HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
+# K of the importance-weighted bound.
+DRAWS = 10
+
+
+def imputer_settings(schema: Schema, samples: Samples) -> Settings:
+    """The settings of an imputer where none are given.
+
+    Tables get the importance-weighted bound and a linear path beside both networks. Extra masks hide
+    cells of half of the rows of complete data, of fewer where cells are missing anyway. Chosen on
+    scikit-learn's wine and diabetes and on synthetic tables.
+    """
+    rows = len(samples.values)
+    if isinstance(schema, ImageSchema):
+        return Settings(recommended_model(schema), training=recommended_training(schema, rows))
+    latent = int(np.clip(8 + schema.elements // 8, 1, min(schema.elements, 32)))
+    return Settings(
+        replace(recommended_model(schema), latent_size=latent, skip=True),
+        ObjectiveConfig(bound="iw", draws=DRAWS),
+        _table_training(samples),
+    )
+
+
+def _table_training(samples: Samples) -> TrainingConfig:
+    rows = len(samples.values)
+    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 32, 128))
+    epochs = int(np.clip(STEPS * batch // max(rows, 1), *EPOCHS))
+    missing = 1 - float(samples.observed.mean())
+    return TrainingConfig(
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=3e-3,
+        random_mask=0.5 - missing / 2,
+    )
+
+
+def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: int, device: str) -> Fit:
+    """Train on all rows for as long as cells hidden from training become more likely.
+
+    A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from a first training and predicted
+    from the rest of their rows after every epoch. A second one sees everything and lasts as long as was
+    best. Where the hidden cells are few among all, the first training's best weights are kept.
+
+    Raises
+    ------
+    DataError
+        If there are too few rows, or a column holds no value.
+    DivergedError
+        If the loss loses its way.
+    """
+    parts = imputer_parts(samples, seed)
+    if isinstance(schema, ImageSchema) or len(samples.values) < SMALL:
+        return fit_model(schema, parts, settings, seed=seed, device=device)
+    hidden = _hidden_cells(parts.train, seed)
+    visible = Samples(parts.train.values, parts.train.observed & ~hidden)
+    rows = np.flatnonzero(hidden.any(axis=1))
+    watched = Parts(visible, take(parts.train, rows), parts.calibration, hidden[rows])
+    complete = settings.completed(schema, len(visible.values))
+    process = complete.model is not None and complete.model.missing != "mar"
+    if hidden.sum() < FEW_CELLS * parts.train.observed.sum() and not process:
+        return fit_model(schema, watched, complete, seed=seed, device=device)
+    trainer, _ = make_trainer(schema, watched, _ignorable(complete), seed, device)
+    history = trainer.fit(watched.train, watched.validation, watched.hidden)
+    training = complete.training or TrainingConfig()
+    again = replace(training, epochs=_best_epoch(history), keep="last")
+    if process:
+        # Cells that training hides itself would pass for ones that the process took.
+        again = replace(again, random_mask=0.0)
+    fit = fit_model(schema, parts, replace(complete, training=again), seed=seed, device=device)
+    return Fit(fit.fitted, fit.settings, [*history, *fit.history])
+
+
+def _ignorable(settings: Settings) -> Settings:
+    """Without a missing process: cells hidden at random are none of its doing."""
+    return replace(settings, model=replace(settings.model, missing="mar")) if settings.model else settings
+
+
+def _hidden_cells(samples: Samples, seed: int) -> Mask:
+    """Observed cells at random; every row and column keeps one at least."""
+    observed = samples.observed
+    share = min(HIDDEN_SHARE, HIDDEN_CELLS / max(1, observed.sum()))
+    hidden = observed & ~mcar(observed.shape, share, seed)
+    hidden[np.arange(len(hidden)), observed.argmax(axis=1)] = False
+    hidden[observed.argmax(axis=0), np.arange(hidden.shape[1])] = False
+    return hidden
+
+
+def _best_epoch(history: list[Epoch]) -> int:
+    """Where the validation loss, averaged over a twentieth of the epochs, is least."""
+    width = max(1, len(history) // 20)
+    losses = np.array([epoch["val_loss"] for epoch in history])
+    means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    return int(means.argmin()) + (width + 1) // 2
+
+
+def imputer_parts(samples: Samples, seed: int) -> Parts:
+    """All rows train but the few that calibrate scores; some that train are watched as validation.
+
+    A detector's split would cost an imputer the third of the rows that it is to fill.
+    """
+    rows = len(samples.values)
+    if rows < SMALL:
+        return split_parts(samples, seed)
+    order = np.random.default_rng(seed).permutation(rows)
+    calibration = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
+    last, train = np.split(order, [calibration])
+    return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), take(samples, last))
