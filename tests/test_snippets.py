@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_anomaly import fitting
+from vae_anomaly import fitting, imputer_fitting
 
 GUIDE = Path(__file__).parents[1] / "docs" / "migrate.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.M | re.S)
@@ -22,6 +22,7 @@ def test_only_the_last_snippet_exports() -> None:
 def test_the_migration_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """As printed, but for fewer epochs: no snippet asserts how well a model learns."""
     monkeypatch.setitem(fitting.EPOCHS, "table", (2, 2))
+    monkeypatch.setattr(imputer_fitting, "EPOCHS", (2, 2))
     monkeypatch.chdir(tmp_path)
 
     names: dict[str, object] = {}

@@ -308,7 +308,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
     >>> import numpy as np
     >>> from vae_anomaly import VAEImputer
     >>> rng = np.random.default_rng(0)
-    >>> a = rng.normal(size=(300, 1))
+    >>> a = rng.normal(size=(90, 1))
     >>> X = np.hstack([a, 2 * a])
     >>> imputer = VAEImputer(random_state=0).fit(X)
     >>> filled = imputer.transform([[1.0, np.nan]])
