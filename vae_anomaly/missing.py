@@ -99,10 +99,10 @@ class SelfMasking(nn.Module):
     def given_missing(self, likelihood: LocationScale, raw: Tensor) -> Given:
         """What is known of an element that is missing, for raw decoder output (..., P * D)."""
         location, scale = likelihood.parameters_of(raw)
-        total, first, second = (torch.zeros_like(location) for _ in range(3))
-        for node, weight in _nodes():
-            mass = weight * self._missing(location + scale * node)
-            total, first, second = total + mass, first + mass * node, second + mass * node**2
+        places, mass = self._masses(location, scale)
+        total, first, second = (
+            (mass * power).sum(dim=0) for power in (torch.ones_like(places), places, places**2)
+        )
         total = total.clamp_min(1e-30)
         shift = first / total
         return Given(
@@ -114,25 +114,26 @@ class SelfMasking(nn.Module):
     def sample(self, likelihood: LocationScale, raw: Tensor, noise: Tensor) -> Tensor:
         """A draw x ~ p(x | z, x is missing) from standard normal noise, by its distribution function."""
         location, scale = likelihood.parameters_of(raw)
-        nodes = [(node, weight * self._missing(location + scale * node)) for node, weight in _nodes()]
-        total = torch.zeros_like(location)
-        for _, mass in nodes:
-            total = total + mass
-        wanted = uniform_of(noise) * total
-        below, place = torch.zeros_like(location), torch.full_like(location, REACH)
+        places, mass = self._masses(location, scale)
+        above = torch.cumsum(mass, dim=0)
+        below = torch.cat([torch.zeros_like(above[:1]), above[:-1]])
+        wanted = uniform_of(noise) * above[-1]
+        inside = (below <= wanted) & (wanted < above)
         width = 2 * REACH / (NODES - 1)
-        for node, mass in nodes:
-            inside = (below <= wanted) & (wanted < below + mass)
-            within = node + width * ((wanted - below) / mass.clamp_min(1e-30) - 0.5)
-            below, place = below + mass, torch.where(inside, within, place)
-        return location + scale * place
+        within = places + width * ((wanted - below) / mass.clamp_min(1e-30) - 0.5)
+        return location + scale * torch.where(inside, within, 0.0).sum(dim=0)
+
+    def _masses(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes, shape (Q, 1, ..., 1), and p(missing | x) p(x | z) at them, shape (Q, ..., D)."""
+        shape = (NODES, *[1] * location.dim())
+        places, weights = (part.to(location).reshape(shape) for part in _nodes())
+        return places, weights * self._missing(location + scale * places)
 
     def _missing(self, x: Tensor) -> Tensor:
         return torch.exp(-steady_softplus(-self.slope * (x - self.threshold)))
 
 
-def _nodes() -> list[tuple[float, float]]:
-    """Places and probabilities of the nodes under a standard normal."""
+def _nodes() -> tuple[Tensor, Tensor]:
+    """Places of the nodes and their probabilities under a standard normal, shape (Q,)."""
     places = torch.linspace(-REACH, REACH, NODES, dtype=torch.float64)
-    weights = torch.softmax(-0.5 * places**2, dim=0)
-    return list(zip(places.tolist(), weights.tolist(), strict=True))
+    return places, torch.softmax(-0.5 * places**2, dim=0)

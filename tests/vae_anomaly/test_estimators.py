@@ -55,7 +55,7 @@ def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[
     expected |= (
         {"false_alarm_rate": 0.05, "contamination": None, "trim": None}
         if kind is VAEDetector
-        else {"add_indicator": False}
+        else {"missing": "mar", "add_indicator": False}
     )
     assert estimator.get_params() == expected
     copy = clone(estimator)
