@@ -142,7 +142,8 @@ def fit_model(
         name=name,
         provenance=provenance,
         seed=seed,
-        saw_masks=trainer.config.random_mask > 0,
+        # Metropolis steps know of no missing process; a model with one saw the masks of its own data.
+        saw_masks=trainer.config.random_mask > 0 or model_config.missing != "mar",
     )
     return Fit(fitted, complete, history)
 

@@ -95,6 +95,10 @@ def test_values_that_hide_themselves_are_imputed_higher(imputer: VAEImputer) -> 
     assert errors[0] < 0.8 * errors[1]
 
 
+def test_a_process_leaves_no_place_for_metropolis_steps(imputer: VAEImputer) -> None:
+    assert "step" not in imputer.fitted_.graphs
+
+
 def test_the_bundle_imputes_alike(imputer: VAEImputer, tmp_path: Path) -> None:
     imputer.export(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle", device="cpu")
