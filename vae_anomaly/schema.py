@@ -7,183 +7,42 @@ mask `observed`, or refuses with a sentence that says what to do.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from vae_anomaly.columns import Bounds, Column, Kinds, bounded, infer_column, object_numbers
+from vae_anomaly.columns import Bounds, Column, Kinds, bounded, infer_column
 from vae_anomaly.exceptions import ConfigError, SchemaError
+from vae_anomaly.image_schema import ImageSchema, infer_image
+from vae_anomaly.samples import (
+    NAMED_AT_MOST,
+    Array,
+    Mask,
+    Samples,
+    array_of,
+    mask_of,
+    numbers_of,
+    refuse_infinite,
+)
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "Array",
+    "Column",
+    "ImageSchema",
+    "Mask",
+    "Samples",
+    "Schema",
+    "TableSchema",
+    "infer_schema",
+    "schema_from_dict",
+]
 
 T = TypeVar("T")
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
-
-# Share of float pixels outside the trained range above which an image batch is in other units.
-OUT_OF_RANGE_SHARE = 0.5
-NAMED_AT_MOST = 5
-
-
-class Samples(NamedTuple):
-    """Raw values in the model's dtype, and where they are present.
-
-    Attributes
-    ----------
-    values : ndarray, shape (B, C, H, W) or (B, D)
-        uint8 or float32 for images, float64 for tables. NaN only where not observed.
-    observed : bool ndarray, of the same shape
-        True where a value is present.
-    """
-
-    values: Array
-    observed: Mask
-
-
-@dataclass(frozen=True)
-class ImageSchema:
-    """Images of one size.
-
-    Attributes
-    ----------
-    channels, height, width : int
-    dtype : {"uint8", "float32"}
-        What the graphs take; other dtypes are cast where that loses nothing.
-    low, high : float
-        The range of pixel values, in raw units.
-    """
-
-    channels: int
-    height: int
-    width: int
-    dtype: str = "uint8"
-    low: float = 0.0
-    high: float = 255.0
-    kind: ClassVar[str] = "image"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return (self.channels, self.height, self.width)
-
-    @property
-    def elements(self) -> int:
-        """D = C * H * W."""
-        return self.channels * self.height * self.width
-
-    @property
-    def features(self) -> int:
-        """F = D, the numbers of one image in model space."""
-        return self.elements
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready description, read back by `schema_from_dict`."""
-        return {"kind": self.kind, **asdict(self)}
-
-    def read(self, x: Any, observed: Any = None, *, strict: bool = False) -> Samples:
-        """Cast images to the model's dtype and shape (B, C, H, W).
-
-        Parameters
-        ----------
-        x : array-like, shape (B, C, H, W), (B, H, W) for one channel, or (B, C*H*W)
-            NaN means missing.
-        observed : bool array-like, optional
-            Same shape as ``x``, or (B, H, W) to hide all channels at once.
-        strict : bool
-            Images have no categories to be strict about.
-
-        Raises
-        ------
-        SchemaError
-            If shape, dtype or range do not fit, naming expected and received.
-        """
-        values = _numeric(_array(x, "pixels"), "pixels")
-        values = values.reshape(self._batch_shape(values.shape))
-        present = self._read_observed(observed, values.shape)
-        if values.dtype.kind == "f":
-            present &= ~np.isnan(values)
-            _refuse_infinite(values, "image")
-        if values.dtype != np.uint8 or self.dtype != "uint8":
-            self._check_units(values[present])
-        return Samples(self._cast(values, present), present)
-
-    def clipped_by_cast(self, x: Any, observed: Mask) -> npt.NDArray[np.int64]:
-        """Observed pixels per image that `read` clipped in its cast to uint8, shape (B,).
-
-        Parameters
-        ----------
-        x : array-like
-            As given to `read`.
-        observed : bool ndarray, shape (B, C, H, W)
-            As `read` returned it.
-        """
-        values = np.asarray(x)
-        if self.dtype != "uint8" or values.dtype == np.uint8:
-            return np.zeros(len(observed), dtype=np.int64)
-        pixels = _numeric(values, "pixels").reshape(observed.shape)
-        outside = observed & ((pixels < 0) | (pixels > 255))
-        return np.asarray(outside.sum(axis=(1, 2, 3)), dtype=np.int64)
-
-    def _batch_shape(self, got: tuple[int, ...]) -> tuple[int, ...]:
-        flat = got[1:] == (self.elements,)
-        grey = self.channels == 1 and got[1:] == (self.height, self.width)
-        if got[1:] == self.shape or flat or grey:
-            return (got[0], *self.shape)
-        expected = f"(B, {self.channels}, {self.height}, {self.width})"
-        if got[1:] == (self.height, self.width, self.channels):
-            raise SchemaError(
-                f"images have shape {got}, channels last; expected {expected}; "
-                "move the channels with x.transpose(0, 3, 1, 2)"
-            )
-        if got == self.shape or (self.channels == 1 and got == self.shape[1:]):
-            raise SchemaError(f"got one image of shape {got}; expected a batch {expected}; pass x[None]")
-        raise SchemaError(f"images have shape {got}; expected {expected}")
-
-    def _read_observed(self, observed: Any, shape: tuple[int, ...]) -> Mask:
-        if observed is None:
-            return np.ones(shape, dtype=np.bool_)
-        mask = _boolean(observed)
-        if mask.shape == (shape[0], self.height, self.width):
-            mask = mask[:, None]
-        elif mask.shape == (shape[0], self.elements):
-            mask = mask.reshape(shape)
-        if mask.ndim != 4 or mask.shape not in (shape, (shape[0], 1, self.height, self.width)):
-            raise SchemaError(f"observed has shape {np.shape(observed)}; expected {shape}, as the images")
-        return np.broadcast_to(mask, shape).copy()
-
-    def _check_units(self, values: Array) -> None:
-        span = self.high - self.low
-        outside = (values < self.low - 0.5 * span) | (values > self.high + 0.5 * span)
-        wrong = values.size > 0 and outside.mean() > OUT_OF_RANGE_SHARE
-        # The reverse: a whole batch of 0..1 floats where 0..255 was trained.
-        shrunk = values.size > 0 and self.high > 2 and 0 < np.max(values) <= 1 and np.min(values) >= 0
-        if wrong or (shrunk and np.any(values % 1)):
-            raise SchemaError(
-                f"pixels run from {np.min(values):g} to {np.max(values):g}, the model was trained on "
-                f"{self.low:g} to {self.high:g}; rescale them to the trained range"
-            )
-
-    def _cast(self, values: Array, present: Mask) -> Array:
-        if self.dtype == "float32":
-            low, high = np.finfo(np.float32).min, np.finfo(np.float32).max
-            return np.clip(values, low, high).astype(np.float32) if values.dtype != np.float32 else values
-        if values.dtype == np.uint8:
-            return values
-        filled = np.where(present, values, 0)
-        if values.dtype.kind == "f" and np.any(filled % 1):
-            raise SchemaError(
-                "pixels are not whole numbers, the model was trained on uint8; round them first"
-            )
-        log.info("pixels cast from %s to uint8", values.dtype)
-        return np.clip(filled, 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -290,17 +149,17 @@ class TableSchema:
             order = self.order([str(name) for name in x.columns])
             values, unseen = self._read_columns(x.iloc[:, order])
         elif self.has_categories:
-            cells = _array(x, "cells")
+            cells = array_of(x, "cells")
             self._check_shape(cells.shape)
             values, unseen = self._read_columns(pd.DataFrame(cells))
         else:
-            values = _numeric(_array(x, "cells"), "cells").astype(np.float64)
+            values = numbers_of(array_of(x, "cells"), "cells").astype(np.float64)
             unseen = np.zeros(values.shape, dtype=np.bool_)
         self._check_shape(values.shape)
-        _refuse_infinite(values, "row")
+        refuse_infinite(values, "row")
         present = ~np.isnan(values)
         if observed is not None:
-            mask = _boolean(observed)
+            mask = mask_of(observed)
             if mask.shape != values.shape:
                 raise SchemaError(f"observed has shape {mask.shape}; expected {values.shape}, as the rows")
             present &= mask[:, order]
@@ -391,42 +250,19 @@ def infer_schema(x: Any, kinds: Kinds | None = None, bounds: Bounds | None = Non
     kinds, bounds = kinds or {}, bounds or {}
     if isinstance(x, pd.DataFrame):
         return _table_schema(x, True, kinds, bounds)
-    cells = _array(x, "cells")
+    cells = array_of(x, "cells")
     if cells.ndim == 2:
-        cells = cells if kinds and cells.dtype == object else _numeric(cells, "cells")
+        cells = cells if kinds and cells.dtype == object else numbers_of(cells, "cells")
         frame = pd.DataFrame(cells, columns=[f"x{i}" for i in range(cells.shape[1])])
         return _table_schema(frame, False, kinds, bounds)
     if kinds or bounds:
         raise ConfigError("kinds and bounds are of the columns of a table, and got images; leave them out")
-    values = _numeric(cells, "cells")
+    values = numbers_of(cells, "cells")
     if values.ndim not in (3, 4):
         raise SchemaError(
             f"data has shape {values.shape}; expected a table (B, D) or images (B, H, W) or (B, C, H, W)"
         )
-    return _image_schema(values if values.ndim == 4 else values[:, None])
-
-
-def _image_schema(values: Array) -> ImageSchema:
-    _, channels, height, width = values.shape
-    if channels > 4 >= width:
-        raise SchemaError(
-            f"images have shape {values.shape}, channels last; move them with x.transpose(0, 3, 1, 2)"
-        )
-    if min(height, width) < 8:
-        raise SchemaError(f"images are {height}x{width}; both sides must be at least 8 pixels")
-    if values.dtype.kind in "iub":
-        if values.size and (values.min() < 0 or values.max() > 255):
-            raise SchemaError(
-                f"integer pixels run from {values.min()} to {values.max()}; expected 0 to 255, "
-                "or convert them to float32"
-            )
-        return ImageSchema(channels, height, width)
-    _refuse_infinite(values, "image")
-    present = values[~np.isnan(values)]
-    low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return ImageSchema(channels, height, width, "float32", low, high if high > low else low + 1.0)
+    return infer_image(values if values.ndim == 4 else values[:, None])
 
 
 def _table_schema(frame: pd.DataFrame, named: bool, kinds: Kinds, bounds: Bounds) -> TableSchema:
@@ -459,35 +295,3 @@ def _by_name(given: Mapping[Any, T], names: list[str], named: bool) -> dict[str,
 def _others(names: list[str]) -> str:
     rest = ", ".join(repr(name) for name in names[1:NAMED_AT_MOST])
     return f" (also unknown: {rest})" if rest else ""
-
-
-def _array(x: Any, what: str) -> Array:
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        raise SchemaError(f"{what} are ragged; give every row the same length") from error
-
-
-def _numeric(values: Array, what: str) -> Array:
-    """Native byte order, bool and object columns of numbers as numbers; text and complex refused."""
-    if values.dtype.kind == "O":
-        values = object_numbers(values, what)
-    if values.dtype.kind not in "biuf":
-        raise SchemaError(f"{what} have dtype {values.dtype}; expected numbers")
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _boolean(observed: Any) -> Mask:
-    mask = _array(observed, "cells of observed")
-    if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
-        raise SchemaError(f"observed has dtype {mask.dtype}; expected True where a value is present")
-    return mask.astype(np.bool_)
-
-
-def _refuse_infinite(values: Array, what: str) -> None:
-    infinite = np.isinf(values)
-    if infinite.any():
-        rows = np.unique(np.nonzero(infinite)[0])[:NAMED_AT_MOST].tolist()
-        raise SchemaError(f"infinite values in {what} {rows}; use NaN for a missing value")

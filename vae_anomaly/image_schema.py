@@ -1,0 +1,180 @@
+"""Images of one size, and how raw pixels are read as one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vae_anomaly.exceptions import SchemaError
+from vae_anomaly.samples import Array, Mask, Samples, array_of, mask_of, numbers_of, refuse_infinite
+
+log = logging.getLogger(__name__)
+
+# Share of float pixels outside the trained range above which an image batch is in other units.
+OUT_OF_RANGE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ImageSchema:
+    """Images of one size.
+
+    Attributes
+    ----------
+    channels, height, width : int
+    dtype : {"uint8", "float32"}
+        What the graphs take; other dtypes are cast where that loses nothing.
+    low, high : float
+        The range of pixel values, in raw units.
+    """
+
+    channels: int
+    height: int
+    width: int
+    dtype: str = "uint8"
+    low: float = 0.0
+    high: float = 255.0
+    kind: ClassVar[str] = "image"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.channels, self.height, self.width)
+
+    @property
+    def elements(self) -> int:
+        """D = C * H * W."""
+        return self.channels * self.height * self.width
+
+    @property
+    def features(self) -> int:
+        """F = D, the numbers of one image in model space."""
+        return self.elements
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description, read back by `schema_from_dict`."""
+        return {"kind": self.kind, **asdict(self)}
+
+    def read(self, x: Any, observed: Any = None, *, strict: bool = False) -> Samples:
+        """Cast images to the model's dtype and shape (B, C, H, W).
+
+        Parameters
+        ----------
+        x : array-like, shape (B, C, H, W), (B, H, W) for one channel, or (B, C*H*W)
+            NaN means missing.
+        observed : bool array-like, optional
+            Same shape as ``x``, or (B, H, W) to hide all channels at once.
+        strict : bool
+            Images have no categories to be strict about.
+
+        Raises
+        ------
+        SchemaError
+            If shape, dtype or range do not fit, naming expected and received.
+        """
+        values = numbers_of(array_of(x, "pixels"), "pixels")
+        values = values.reshape(self._batch_shape(values.shape))
+        present = self._read_observed(observed, values.shape)
+        if values.dtype.kind == "f":
+            present &= ~np.isnan(values)
+            refuse_infinite(values, "image")
+        if values.dtype != np.uint8 or self.dtype != "uint8":
+            self._check_units(values[present])
+        return Samples(self._cast(values, present), present)
+
+    def clipped_by_cast(self, x: Any, observed: Mask) -> npt.NDArray[np.int64]:
+        """Observed pixels per image that `read` clipped in its cast to uint8, shape (B,).
+
+        Parameters
+        ----------
+        x : array-like
+            As given to `read`.
+        observed : bool ndarray, shape (B, C, H, W)
+            As `read` returned it.
+        """
+        values = np.asarray(x)
+        if self.dtype != "uint8" or values.dtype == np.uint8:
+            return np.zeros(len(observed), dtype=np.int64)
+        pixels = numbers_of(values, "pixels").reshape(observed.shape)
+        outside = observed & ((pixels < 0) | (pixels > 255))
+        return np.asarray(outside.sum(axis=(1, 2, 3)), dtype=np.int64)
+
+    def _batch_shape(self, got: tuple[int, ...]) -> tuple[int, ...]:
+        flat = got[1:] == (self.elements,)
+        grey = self.channels == 1 and got[1:] == (self.height, self.width)
+        if got[1:] == self.shape or flat or grey:
+            return (got[0], *self.shape)
+        expected = f"(B, {self.channels}, {self.height}, {self.width})"
+        if got[1:] == (self.height, self.width, self.channels):
+            raise SchemaError(
+                f"images have shape {got}, channels last; expected {expected}; "
+                "move the channels with x.transpose(0, 3, 1, 2)"
+            )
+        if got == self.shape or (self.channels == 1 and got == self.shape[1:]):
+            raise SchemaError(f"got one image of shape {got}; expected a batch {expected}; pass x[None]")
+        raise SchemaError(f"images have shape {got}; expected {expected}")
+
+    def _read_observed(self, observed: Any, shape: tuple[int, ...]) -> Mask:
+        if observed is None:
+            return np.ones(shape, dtype=np.bool_)
+        mask = mask_of(observed)
+        if mask.shape == (shape[0], self.height, self.width):
+            mask = mask[:, None]
+        elif mask.shape == (shape[0], self.elements):
+            mask = mask.reshape(shape)
+        if mask.ndim != 4 or mask.shape not in (shape, (shape[0], 1, self.height, self.width)):
+            raise SchemaError(f"observed has shape {np.shape(observed)}; expected {shape}, as the images")
+        return np.broadcast_to(mask, shape).copy()
+
+    def _check_units(self, values: Array) -> None:
+        span = self.high - self.low
+        outside = (values < self.low - 0.5 * span) | (values > self.high + 0.5 * span)
+        wrong = values.size > 0 and outside.mean() > OUT_OF_RANGE_SHARE
+        # The reverse: a whole batch of 0..1 floats where 0..255 was trained.
+        shrunk = values.size > 0 and self.high > 2 and 0 < np.max(values) <= 1 and np.min(values) >= 0
+        if wrong or (shrunk and np.any(values % 1)):
+            raise SchemaError(
+                f"pixels run from {np.min(values):g} to {np.max(values):g}, the model was trained on "
+                f"{self.low:g} to {self.high:g}; rescale them to the trained range"
+            )
+
+    def _cast(self, values: Array, present: Mask) -> Array:
+        if self.dtype == "float32":
+            low, high = np.finfo(np.float32).min, np.finfo(np.float32).max
+            return np.clip(values, low, high).astype(np.float32) if values.dtype != np.float32 else values
+        if values.dtype == np.uint8:
+            return values
+        filled = np.where(present, values, 0)
+        if values.dtype.kind == "f" and np.any(filled % 1):
+            raise SchemaError(
+                "pixels are not whole numbers, the model was trained on uint8; round them first"
+            )
+        log.info("pixels cast from %s to uint8", values.dtype)
+        return np.clip(filled, 0, 255).astype(np.uint8)
+
+
+def infer_image(values: Array) -> ImageSchema:
+    """The schema of training images, shape (B, C, H, W)."""
+    _, channels, height, width = values.shape
+    if channels > 4 >= width:
+        raise SchemaError(
+            f"images have shape {values.shape}, channels last; move them with x.transpose(0, 3, 1, 2)"
+        )
+    if min(height, width) < 8:
+        raise SchemaError(f"images are {height}x{width}; both sides must be at least 8 pixels")
+    if values.dtype.kind in "iub":
+        if values.size and (values.min() < 0 or values.max() > 255):
+            raise SchemaError(
+                f"integer pixels run from {values.min()} to {values.max()}; expected 0 to 255, "
+                "or convert them to float32"
+            )
+        return ImageSchema(channels, height, width)
+    refuse_infinite(values, "image")
+    present = values[~np.isnan(values)]
+    low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return ImageSchema(channels, height, width, "float32", low, high if high > low else low + 1.0)
