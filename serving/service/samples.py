@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from serving.arrays import read_header
-from serving.chunks import ReadOptions
-from serving.pictures import BadImageError, read_image
 from serving.service import strict_json
 from serving.service.json_rows import read_rows
 from serving.service.options import FOR_ENTRY, Options, read_options
 from serving.service.problems import Problem
+from serving.service.sent_pictures import PICTURES_HINT, read_picture, read_pictures
 from serving.service.settings import Settings
 from vae_anomaly.batches import Feeds
 from vae_anomaly.exceptions import SchemaError
@@ -28,9 +25,6 @@ ARROW = "application/vnd.apache.arrow.stream"
 NPY = "application/x-npy"
 PICTURES = ("image/png", "image/jpeg")
 MEDIA = (JSON, ARROW, NPY, *PICTURES)
-
-# Codes of `BadImageError` that mean a broken file; every other one is a good file that does not fit.
-BROKEN = {"unreadable", "not_an_image", "empty_file", "truncated"}
 
 
 @dataclass(frozen=True)
@@ -211,80 +205,13 @@ def _read_json(question: Question) -> Asked:
         check_seen(unseen, question.schema, options)
         samples, clipped = read_samples(question.schema, values)
         return Asked(samples, options, clipped, sent, unseen)
-    return Asked(_images(sent, question.schema, options, question.settings), options)
+    return Asked(read_pictures(sent, question.schema, options, question.settings.max_cells), options)
 
 
 EXAMPLES = {
     "rows": 'send {"rows": [{"<column>": 1.5, ...}, ...]}; null is a missing value',
-    "images": 'send {"images": [{"image": "<PNG in base64>", "mask": "<PNG in base64, black = missing>"}]}',
+    "images": PICTURES_HINT,
 }
-
-
-def _images(sent: Any, schema: ImageSchema, options: Options, settings: Settings) -> Samples:
-    if not isinstance(sent, list):
-        raise Problem(422, "bad_sample", "images is not a list", hint=EXAMPLES["images"], field="images")
-    read = [_image(item, i, schema, options, settings) for i, item in enumerate(sent)]
-    values = np.array([values for values, _ in read]).reshape(-1, *schema.shape)
-    observed = np.array([observed for _, observed in read], np.bool_).reshape(-1, *schema.shape)
-    return schema.read(values.astype(schema.dtype), observed)
-
-
-def _image(
-    item: Any, row: int, schema: ImageSchema, options: Options, settings: Settings
-) -> tuple[Array, Mask]:
-    if not isinstance(item, dict) or "image" not in item or set(item) - {"image", "mask"}:
-        detail = f"image {row} is not an object with the members 'image' and, if wanted, 'mask'"
-        raise Problem(422, "bad_sample", detail, hint=EXAMPLES["images"], row=row)
-    values, observed = _picture(_decoded(item["image"], "image", row), schema, options, settings, row)
-    if item.get("mask") is not None:
-        observed = observed & _mask(_decoded(item["mask"], "mask", row), schema, row)
-    return values, observed
-
-
-def _decoded(text: Any, name: str, row: int) -> bytes:
-    try:
-        return base64.b64decode(text if isinstance(text, str) else None, validate=True)  # type: ignore[arg-type]
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise Problem(
-            400,
-            "bad_base64",
-            f"{name} {row} is not base64",
-            hint="encode the file's bytes",
-            field=name,
-            row=row,
-        ) from error
-
-
-def _picture(
-    data: bytes, schema: ImageSchema, options: Options, settings: Settings, row: int | None = None
-) -> tuple[Array, Mask]:
-    reading = ReadOptions(alpha_is_mask=True, convert=options.convert)
-    try:
-        return read_image(io.BytesIO(data), schema, reading, max_pixels=settings.max_cells)
-    except BadImageError as error:
-        raise _bad_image(error, row) from error
-
-
-def _bad_image(error: BadImageError, row: int | None) -> Problem:
-    detail, _, hint = error.detail.partition("; ")
-    if error.reason == "image_bomb":
-        return Problem(413, "image_bomb", detail, hint="send a smaller picture", row=row)
-    status, code = (400, "bad_image") if error.reason in BROKEN else (422, error.reason)
-    hint = hint.replace("--convert", "convert=true") or "send a whole PNG or JPEG that fits GET /v1/model"
-    return Problem(status, code, detail, hint=hint, row=row)
-
-
-def _mask(data: bytes, schema: ImageSchema, row: int) -> Mask:
-    """Where a grey picture of the model's size is not black."""
-    grey = ImageSchema(1, schema.height, schema.width)
-    reading = ReadOptions(alpha_is_mask=True)
-    try:
-        values, _ = read_image(io.BytesIO(data), grey, reading)
-    except BadImageError as error:
-        problem = _bad_image(error, row)
-        problem.field = "mask"
-        raise problem from error
-    return np.asarray(values >= 128)
 
 
 def _read_npy(question: Question) -> Asked:
@@ -339,7 +266,7 @@ def _read_picture(question: Question) -> Asked:
             hint=f"send {JSON}, {ARROW} or {NPY}",
             field="content-type",
         )
-    values, observed = _picture(question.body, schema, options, question.settings)
+    values, observed = read_picture(question.body, schema, options, question.settings.max_cells)
     return Asked(schema.read(values[None], observed[None]), options)
 
 
