@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_page import ablation_tables
+from benchmarks.detection_page import NOTES as DETECTION_NOTES
+from benchmarks.detection_page import more_detection
 from benchmarks.figure import Figure, number
 from benchmarks.figures import FIGURES
 from benchmarks.harness import RESULTS
@@ -79,10 +81,10 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole document."""
     parts = [INTRODUCTION, figures_table(results), recipes_table(results.get("recipes", {}))]
-    parts += [detection_tables(results), image_tables(results.get("images", {}))]
-    parts.append(ablation_tables(results.get("ablation", {})))
+    parts += [detection_tables(results), more_detection(results.get("detection", {}))]
+    parts += [image_tables(results.get("images", {})), ablation_tables(results.get("ablation", {}))]
     parts.append(imputation_tables(results.get("imputation", {})))
-    parts.append(NOTES + IMAGE_NOTES + IMPUTATION_NOTES)
+    parts.append(NOTES + DETECTION_NOTES + IMAGE_NOTES + IMPUTATION_NOTES)
     return "\n".join([*parts, setups_list(results)]).rstrip() + "\n"
 
 
