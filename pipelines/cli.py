@@ -204,6 +204,9 @@ def score(
     delimiter: Delimiter = None,
     decimal: Decimal = ".",
     false_alarm_rate: FalseAlarmRate = None,
+    fdr: Annotated[
+        float | None, typer.Option(help="share of the reported rows that may be normal, over the whole job")
+    ] = None,
     rank: Annotated[bool, typer.Option(help="add a rank, 1 = most anomalous")] = False,
     device: Device = "auto",
     root: Root = Path("mlruns"),
@@ -217,7 +220,46 @@ def score(
     with rows_progress(err, "scoring") as progress:
         bundle = open_model(model, root, device)
         summary = score_file(
-            bundle, source, out_file, options, false_alarm_rate=false_alarm_rate, rank=rank, progress=progress
+            bundle,
+            source,
+            out_file,
+            options,
+            false_alarm_rate=false_alarm_rate,
+            fdr=fdr,
+            rank=rank,
+            progress=progress,
+        )
+    _report_job(summary, as_json, counted(summary.outliers, "outlier"))
+
+
+@app.command()
+def explain(
+    model: ModelSource,
+    source: Annotated[Path, typer.Argument(help="as for score")],
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="Parquet file, or folder of heatmaps; why.parquet or why")
+    ] = None,
+    top: Annotated[int, typer.Option(help="columns shown per row")] = 5,
+    every_row: Annotated[bool, typer.Option("--all", help="every row, not only outliers")] = False,
+    id_column: IdColumn = None,
+    label: Label = None,
+    ignore_unknown: IgnoreUnknown = False,
+    convert: Convert = False,
+    device: Device = "auto",
+    root: Root = Path("mlruns"),
+    as_json: AsJson = False,
+) -> None:
+    """Say of each outlier which score decided, and which columns or pixels the model did not expect."""
+    from pipelines.models import open_model
+    from serving.chunks import ReadOptions
+    from serving.explained import explain_file
+
+    options = ReadOptions(id_column=id_column, label=label, ignore_unknown=ignore_unknown, convert=convert)
+    with rows_progress(err, "explaining") as progress:
+        bundle = open_model(model, root, device)
+        target = out_path or Path("why.parquet" if bundle.schema.kind == "table" else "why")
+        summary = explain_file(
+            bundle, source, target, options, top=top, everything=every_row, progress=progress
         )
     _report_job(summary, as_json, counted(summary.outliers, "outlier"))
 
@@ -302,6 +344,40 @@ def serve(
     from vae_anomaly.mlflow_access import default_tracking_uri
 
     run_service(model or str(BUNDLE), settings, default_tracking_uri(root))
+
+
+@app.command()
+def recalibrate(
+    model: ModelSource,
+    source: Annotated[Path, typer.Argument(help="normal rows, as for score; none may train the model")],
+    out_folder: Annotated[Path, typer.Option("--out", help="folder of the new bundle")] = Path(
+        "recalibrated"
+    ),
+    id_column: IdColumn = None,
+    label: Label = None,
+    ignore_unknown: IgnoreUnknown = False,
+    convert: Convert = False,
+    device: Device = "auto",
+    root: Root = Path("mlruns"),
+    as_json: AsJson = False,
+) -> None:
+    """Judge by other normal rows: the same model with a new calibration table, nothing trained."""
+    from pipelines.models import open_model
+    from serving.batch import read_all
+    from serving.chunks import ReadOptions
+
+    options = ReadOptions(
+        id_column=id_column, label=label, ignore_unknown=ignore_unknown, convert=convert, strict=True
+    )
+    bundle = open_model(model, root, device)
+    samples = read_all(source, bundle.schema, options)
+    digest = bundle.recalibrate(samples.values, out_folder, samples.observed)
+    if as_json:
+        told = {"bundle": str(out_folder), "digest": digest, "rows": len(samples.values)}
+        typer.echo(as_line(told))
+        return
+    plain(out, f"calibrated by {counted(len(samples.values), 'row')}")
+    facts(("bundle", out_folder), ("digest", digest))
 
 
 @app.command()

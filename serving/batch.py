@@ -29,9 +29,9 @@ from serving.imputed import Filled, check_imputed_out, open_imputed
 from serving.interrupts import undisturbed
 from serving.journal import Journal
 from serving.models import Imputer, Scorer, Sealed
-from serving.writers import RejectWriter, TableWriter, add_ranks, output_schema
+from serving.writers import RejectWriter, TableWriter, output_schema, ranks, read_column, replace_columns
 from vae_anomaly.exceptions import ConfigError, DataError
-from vae_anomaly.schema import Schema
+from vae_anomaly.schema import Samples, Schema
 
 Progress = Callable[[int, int | None], None]
 
@@ -152,6 +152,7 @@ def score_file(
     options: ReadOptions | None = None,
     *,
     false_alarm_rate: float | None = None,
+    fdr: float | None = None,
     rank: bool = False,
     progress: Progress | None = None,
 ) -> JobSummary:
@@ -168,6 +169,8 @@ def score_file(
     options : ReadOptions, optional
     false_alarm_rate : float, optional
         In place of the bundle's own.
+    fdr : float, optional
+        In its place a false discovery rate over all rows of the job; takes a second pass over the output.
     rank : bool
         Takes a second pass over the output.
     progress : callable, optional
@@ -186,8 +189,11 @@ def score_file(
         final = claim.temporary(out)
         opened = open_source(source, bundle.schema, options)
         bundle.verdicts(*_no_rows(bundle.schema), false_alarm_rate)
+        if fdr is not None:
+            _check_fdr(bundle, false_alarm_rate, fdr)
         schema = _score_schema(opened, options, bundle.score_names, rank)
-        unranked = claim.scratch() if rank else final
+        again = rank or fdr is not None
+        unranked = claim.scratch() if again else final
         journal = _journal(claim, bundle, verb="score", rate=false_alarm_rate)
         with journal, TableWriter(unranked, schema, out) as writer:
 
@@ -198,9 +204,35 @@ def score_file(
                     writer.write(_score_table(verdicts, chunk, schema))
 
             tally = _run(claim, opened, options, progress, answer)
-        if rank:
-            add_ranks(unranked, final, out)
+        if fdr is not None:
+            p_values = read_column(unranked, "p_value")
+            reported = bundle.discoveries(p_values, fdr)
+            tally.outliers = int(reported.sum())
+        if again:
+            columns = {"rank": ranks(read_column(unranked, "score"))} if rank else {}
+            if fdr is not None:
+                columns["is_outlier"] = pa.array(reported, mask=np.isnan(p_values))
+            replace_columns(unranked, final, out, columns)
     return tally.summary(out, journal.resumed)
+
+
+def read_all(source: str | Path, schema: Schema, options: ReadOptions) -> Samples:
+    """Every row of a file or folder at once, as a model takes them; the first that cannot be read stops it.
+
+    Raises
+    ------
+    SchemaError, DataError, ConfigError
+        As `serving.formats.open_source`.
+    """
+    found: list[Samples] = []
+    for chunk in open_source(source, schema, options).chunks():
+        if chunk.rejects:
+            raise DataError(f"{describe(chunk.rejects[0])}; leave that row out")
+        found.append(schema.read(chunk.values, chunk.observed))
+    if not found:
+        raise DataError(f"{source} holds no rows; name a file with some")
+    values, observed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Samples(values, observed)
 
 
 def _check_score_out(source: Path, out: Path) -> None:
@@ -210,6 +242,12 @@ def _check_score_out(source: Path, out: Path) -> None:
         raise DataError(f"{out} is a folder; name a file")
     if os.path.realpath(out) == os.path.realpath(source):
         raise ConfigError(f"{out} is the input; name another output")
+
+
+def _check_fdr(bundle: Scorer, false_alarm_rate: float | None, fdr: float) -> None:
+    if false_alarm_rate is not None:
+        raise ConfigError(f"got a false alarm rate of {false_alarm_rate} and an fdr of {fdr}; name one")
+    bundle.discoveries([], fdr)
 
 
 def _no_rows(schema: Schema) -> tuple[Any, None]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from vae_anomaly.explanation import Explanation
 from vae_anomaly.schema import Schema
 
 
@@ -37,6 +40,22 @@ class Scorer(Sealed, Protocol):
         self, x: Any, /, observed: Any = None, false_alarm_rate: float | None = None
     ) -> pd.DataFrame:
         """``score``, ``p_value``, ``is_outlier``, one ``score_<name>`` each, ``clipped``."""
+        ...
+
+    def discoveries(self, p_values: Any, /, fdr: float) -> npt.NDArray[np.bool_]:
+        """Rows to report so that at most a share ``fdr`` of them is normal, on average."""
+        ...
+
+
+class Explainer(Sealed, Protocol):
+    """The part of a bundle that explanations need."""
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """Rows with a p-value up to it are outliers."""
+
+    def explain(self, x: Any, /, observed: Any = None) -> Explanation:
+        """Contributions, expected values, and which score decided."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,24 +56,29 @@ class TableWriter:
                 raise
 
 
-def add_ranks(unranked: Path, final: Path, out: Path) -> None:
-    """Copy the scores with their ranks: reads the one column whole, the rest in batches."""
-    scores = pq.read_table(unranked, columns=["score"])["score"].to_numpy()
-    ranks = pa.array(_ranks(scores), pa.int64(), from_pandas=True)
+def read_column(path: Path, name: str) -> Floats:
+    """One column of an output, whole; NaN where null."""
+    return np.asarray(pq.read_table(path, columns=[name])[name].to_numpy(), dtype=np.float64)
+
+
+def replace_columns(before: Path, final: Path, out: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Copy an output with other values in some columns, the rest in batches."""
     start = 0
-    with pq.ParquetFile(unranked) as file, TableWriter(final, file.schema_arrow, out) as writer:
-        place = file.schema_arrow.get_field_index("rank")
+    with pq.ParquetFile(before) as file, TableWriter(final, file.schema_arrow, out) as writer:
         for batch in file.iter_batches():
-            some = ranks.slice(start, batch.num_rows)
-            writer.write(pa.Table.from_batches([batch]).set_column(place, "rank", some))
+            table = pa.Table.from_batches([batch])
+            for name, values in columns.items():
+                place = file.schema_arrow.get_field_index(name)
+                table = table.set_column(place, name, values.slice(start, batch.num_rows))
+            writer.write(table)
             start += batch.num_rows
 
 
-def _ranks(scores: Floats) -> Floats:
-    """1 for the highest score, ties share the best rank, NaN for NaN."""
+def ranks(scores: Floats) -> pa.Array:
+    """1 for the highest score, ties share the best rank, null for NaN."""
     ordered = np.sort(-scores)  # NaN last
-    ranks = np.searchsorted(ordered, -scores, side="left") + 1.0
-    return np.where(np.isnan(scores), np.nan, ranks)
+    found = np.searchsorted(ordered, -scores, side="left") + 1.0
+    return pa.array(np.where(np.isnan(scores), np.nan, found), pa.int64(), from_pandas=True)
 
 
 class RejectWriter:

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vae_anomaly.answers import Explanation, Latent
+    from vae_anomaly.answers import Latent
     from vae_anomaly.estimators import VAEDetector, VAEImputer
     from vae_anomaly.exceptions import VaeAnomalyError
+    from vae_anomaly.explanation import Explanation
     from vae_anomaly.imputing import Imputation
     from vae_anomaly.pooling import Pooled, pool_estimates
     from vae_anomaly.runtime import Bundle, load_bundle
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "runtime",
-    "Explanation": "answers",
+    "Explanation": "explanation",
     "Imputation": "imputing",
     "Latent": "answers",
     "Pooled": "pooling",

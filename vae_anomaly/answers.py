@@ -7,6 +7,7 @@ the code here is the same.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,29 +29,15 @@ from vae_anomaly.batches import (
 )
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
+from vae_anomaly.explanation import Explanation, ranked_columns
 from vae_anomaly.filling import fill
+from vae_anomaly.gaps import Tables, missing_share
 from vae_anomaly.imputing import Imputation, MaskedDecode
 from vae_anomaly.noise import row_ids
 from vae_anomaly.schema import Array, ImageSchema, Mask, Samples, Schema, TableSchema
 
+log = logging.getLogger(__name__)
 LOW_ESS = 2.0
-
-
-class Explanation(NamedTuple):
-    """Why a row scored as it did; columns of a table in the model's order, `schema.names`.
-
-    Attributes
-    ----------
-    contributions : float32 ndarray, shape (n, *sample shape)
-        Nats per element; they sum to ``recon``. 0 where missing.
-    reconstruction : ndarray, shape (n, *sample shape)
-        What the model expected, in raw units.
-    recon : float64 ndarray, shape (n,)
-    """
-
-    contributions: Array
-    reconstruction: Array
-    recon: Float
 
 
 class Latent(NamedTuple):
@@ -120,7 +107,19 @@ class Answers:
         """Where the graphs run."""
         return self.backend.provider
 
-    def verdicts(self, x: Any, observed: Any = None, false_alarm_rate: float | None = None) -> pd.DataFrame:
+    @property
+    def tables(self) -> Tables:
+        """Calibration scores by missing share."""
+        return Tables(self.calibration)
+
+    def verdicts(
+        self,
+        x: Any,
+        observed: Any = None,
+        false_alarm_rate: float | None = None,
+        *,
+        fdr: float | None = None,
+    ) -> pd.DataFrame:
         """Everything about each row, as the batch job writes it.
 
         Parameters
@@ -131,6 +130,9 @@ class Answers:
             True where a value is present.
         false_alarm_rate : float, optional
             Share of normal rows that may be called outliers; from stored tables, no refit.
+        fdr : float, optional
+            In its place a false discovery rate: share of the rows called outliers that may be normal, on
+            average, by the procedure of Benjamini and Hochberg over all rows of this call.
 
         Returns
         -------
@@ -146,11 +148,14 @@ class Answers:
             If the samples do not fit the schema.
         CalibrationError
             If too few rows were held out for the rate.
+        ConfigError
+            If a rate is out of range, or both are given.
         """
-        rate = self.rate(false_alarm_rate)
+        rate = self._check_rates(false_alarm_rate, fdr)
         samples = self.schema.read(x, observed)
         out = self.judged(samples)
-        flags = pd.array(out["p_value"] <= rate, dtype="boolean")
+        p_value = out["p_value"]
+        flags = pd.array(p_value <= rate if fdr is None else self.discoveries(p_value, fdr), dtype="boolean")
         flags[np.isnan(out["p_value"])] = pd.NA
         clipped = out.pop("clipped") + self._clipped_by_cast(x, samples)
         columns = {"score": out.pop("score"), "p_value": out.pop("p_value"), "is_outlier": flags, **out}
@@ -184,9 +189,52 @@ class Answers:
         """
         out = self.run("score", samples)
         empty = nothing_observed(samples)
-        columns = {"score": _null(out["score"], empty), "p_value": np.where(empty, np.nan, out["p_value"])}
+        score = _null(out["score"], empty)
+        columns = {"score": score, "p_value": self.tables.p_values("score", score, missing_share(samples))}
         columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
         return {**columns, "clipped": out["clipped"]}
+
+    def _check_rates(self, false_alarm_rate: float | None, fdr: float | None) -> float:
+        """The false alarm rate of verdicts, once it or ``fdr`` is known to be attainable."""
+        if fdr is None:
+            return self.rate(false_alarm_rate)
+        if false_alarm_rate is not None:
+            raise ConfigError(
+                f"verdicts go by a false alarm rate or by a false discovery rate, got {false_alarm_rate} "
+                f"and {fdr}; name one"
+            )
+        calibration.fewest_discoveries(len(self.calibration["score_score"]), 1, fdr)
+        return self.false_alarm_rate
+
+    def discoveries(self, p_values: npt.ArrayLike, fdr: float) -> npt.NDArray[np.bool_]:
+        """Which rows to report so that on average at most a share ``fdr`` of the reported ones is normal.
+
+        Says so where the calibration rows are too few for what there is: no p-value is below
+        1 / (rows + 1), which among many rows only many outliers together can bear.
+
+        Parameters
+        ----------
+        p_values : float array-like, shape (n,)
+            Of all rows of a batch, from `p_values` or `verdicts`; NaN is never reported.
+
+        Returns
+        -------
+        bool ndarray, shape (n,)
+        """
+        p = np.asarray(p_values, dtype=np.float64)
+        rows, judged = len(self.calibration["score_score"]), int((~np.isnan(p)).sum())
+        fewest = calibration.fewest_discoveries(rows, judged, fdr)
+        found = calibration.benjamini_hochberg(p, fdr)
+        if fewest > 1 and not found.any():
+            log.warning(
+                "no row is reported at a false discovery rate of %g; with %d calibration rows fewer than "
+                "%d of %d rows cannot be, however strange they are",
+                fdr,
+                rows,
+                fewest,
+                judged,
+            )
+        return found
 
     def scores(self, x: Any, observed: Any = None) -> pd.DataFrame:
         """The default score as ``score``, and one column per score; larger = more anomalous."""
@@ -201,23 +249,36 @@ class Answers:
         score : str, optional
             One of `score_names` in place of the default.
         """
-        frame = self.verdicts(x, observed)
-        if score is None:
-            return frame["p_value"].to_numpy()
-        if score not in self.score_names:
+        if score is not None and score not in self.score_names:
             raise ConfigError(f"this model has no score {score!r}; it has {', '.join(self.score_names)}")
-        return calibration.p_values(self.calibration[f"score_{score}"], frame[f"score_{score}"].to_numpy())
+        samples, name = self.schema.read(x, observed), score or "score"
+        values = _null(self.run("score", samples)[name], nothing_observed(samples))
+        return self.tables.p_values(name, values, missing_share(samples))
 
     def explain(self, x: Any, observed: Any = None) -> Explanation:
-        """Contribution of every element to ``recon``, and what the model expected instead."""
-        return Explanation(**self.explained(self.schema.read(x, observed)))
+        """Contribution of every element to `recon`, what was expected, and how strange each score is."""
+        samples = self.schema.read(x, observed)
+        judged, missing, out = self.judged(samples), missing_share(samples), self.run("explain", samples)
+        ranks = [self.tables.ranks(name, judged[f"score_{name}"], missing) for name in self.score_names]
+        return Explanation(
+            **_decomposed(out),
+            p_value=judged["p_value"],
+            ranks=np.column_stack(ranks),
+            score_names=tuple(self.score_names),
+            decided_by=self.default_score,
+            low=out.get("low"),
+            high=out.get("high"),
+        )
+
+    def ranked_columns(self, x: Any, observed: Any = None, top: int = 5) -> pd.DataFrame:
+        """Columns of each row of a table that contribute most: see `explanation.ranked_columns`."""
+        samples = self.schema.read(x, observed)
+        index = x.index.tolist() if isinstance(x, pd.DataFrame) else None
+        return ranked_columns(self.explain(x, observed), samples, self.schema, top, index)
 
     def explained(self, samples: Samples) -> Feeds:
-        """The arrays of an `Explanation`."""
-        out = self.run("explain", samples)
-        contributions = out["contributions"]
-        recon = contributions.astype(np.float64).sum(axis=tuple(range(1, contributions.ndim)))
-        return {"contributions": contributions, "reconstruction": out["reconstruction"], "recon": recon}
+        """Contributions, reconstruction and recon of an `Explanation`."""
+        return _decomposed(self.run("explain", samples))
 
     def encode(self, x: Any, observed: Any = None) -> Latent:
         """Latent mean and log-variance: embeddings."""
@@ -382,6 +443,12 @@ def read_latents(z: Any, latent_size: int) -> Array:
     if not np.isfinite(latents).all():
         raise SchemaError("latents hold NaN or infinite values; every latent must be a finite number")
     return latents
+
+
+def _decomposed(out: Feeds) -> Feeds:
+    contributions = out["contributions"]
+    recon = contributions.astype(np.float64).sum(axis=tuple(range(1, contributions.ndim)))
+    return {"contributions": contributions, "reconstruction": out["reconstruction"], "recon": recon}
 
 
 def _null(values: Array, empty: Mask) -> Float:

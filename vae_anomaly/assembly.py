@@ -18,6 +18,7 @@ from vae_anomaly.batches import PAD_TO, Feeds
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
+from vae_anomaly.gaps import calibration_tables
 from vae_anomaly.graphs import (
     DecodeGraph,
     EncodeGraph,
@@ -285,14 +286,15 @@ def _imputation(config: ExportConfig, graphs: dict[str, EntryPoint]) -> dict[str
     return {"draws": config.imputation_draws, "chunk": CHUNK, **(STEPS if "step" in graphs else {})}
 
 
-def calibrate(fitted: Fitted, answers: Answers) -> dict[str, Array]:
-    """Sorted scores of the held-out rows as answered; sets tables and p-values."""
-    out = answers.run("score", fitted.calibration_samples)
+def calibrate(fitted: Fitted, answers: Answers) -> None:
+    """Sorted scores of the held-out rows as answered, by missing share; sets tables and p-values."""
     names = (*fitted.manifest.scores, "score")
-    fitted.calibration |= {f"score_{name}": np.sort(out[name].astype(np.float64)) for name in names}
+    seed = int(fitted.manifest.provenance["seed"])
+    fitted.calibration |= calibration_tables(
+        lambda samples: answers.run("score", samples), fitted.calibration_samples, names, seed
+    )
     table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))
     fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))
-    return out
 
 
 def _attainable(rate: float, rows: int) -> tuple[float, tuple[str, ...]]:

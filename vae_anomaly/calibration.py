@@ -196,8 +196,7 @@ def benjamini_hochberg(p: npt.ArrayLike, q: float) -> npt.NDArray[np.bool_]:
     >>> benjamini_hochberg([0.01, 0.9, 0.03, 0.04], 0.05).tolist()
     [True, False, False, False]
     """
-    if not 0 < q < 1:
-        raise ConfigError(f"the false discovery rate is {q}; choose one above 0 and below 1, such as 0.05")
+    _check_discovery_rate(q)
     values = np.asarray(p, dtype=np.float64)
     ordered = np.sort(values[~np.isnan(values)])
     limits = q * np.arange(1, ordered.size + 1) / max(ordered.size, 1) * (1 + ROUNDING)
@@ -205,6 +204,44 @@ def benjamini_hochberg(p: npt.ArrayLike, q: float) -> npt.NDArray[np.bool_]:
     # NaN <= anything is False; -inf, when nothing passed, rejects no row.
     largest = ordered[passed[-1]] if passed.size else -np.inf
     return np.asarray(values <= largest, dtype=np.bool_)
+
+
+def fewest_discoveries(n: int, m: int, q: float) -> int:
+    """How many of m rows must stand out at least, before `benjamini_hochberg` can report any of them.
+
+    No p-value is below 1 / (n + 1), so k rows can be reported only if n >= m / (q k) - 1.
+
+    Parameters
+    ----------
+    n, m : int
+        Calibration rows, and rows judged.
+    q : float
+        False discovery rate.
+
+    Raises
+    ------
+    CalibrationError
+        If even all of them could not be: n is below 1 / q - 1.
+    ConfigError
+        If q is not strictly between 0 and 1.
+
+    Examples
+    --------
+    >>> fewest_discoveries(999, 10_000, 0.1)
+    100
+    """
+    _check_discovery_rate(q)
+    if float(q) * (1 + ROUNDING) < smallest_rate(n):
+        raise CalibrationError(
+            f"a false discovery rate of {q} needs at least {_rows_needed(q)} normal rows, "
+            f"got {n}; hold out more rows or accept a higher rate"
+        )
+    return max(1, math.ceil(m * smallest_rate(n) / q * (1 - ROUNDING)))
+
+
+def _check_discovery_rate(q: float) -> None:
+    if not 0 < q < 1:
+        raise ConfigError(f"the false discovery rate is {q}; choose one above 0 and below 1, such as 0.05")
 
 
 def _table(sorted_calibration: npt.ArrayLike) -> Floats:

@@ -16,10 +16,12 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._set_output import _get_output_config
 
 from vae_anomaly import calibration
-from vae_anomaly.answers import Answers, Explanation
+from vae_anomaly.answers import Answers
 from vae_anomaly.batches import Float
 from vae_anomaly.columns import Bounds, Kinds
+from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
+from vae_anomaly.explanation import Explanation
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model, recommended_model, split_parts
 from vae_anomaly.imputer_fitting import fit_imputer, imputer_settings
@@ -229,7 +231,7 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
             # NaN are rows with nothing observed: no verdict on them, and none by them.
             self.offset_ = float(np.nanquantile(self.score_samples(X), self.contamination))
             return
-        table, rate = self.fitted_.calibration["score_score"], self.fitted_.manifest.false_alarm_rate
+        table, rate = self.answers_.tables.table("score"), self.fitted_.manifest.false_alarm_rate
         self.offset_ = -calibration.threshold(table, rate)
 
     def scores(self, X: Any) -> pd.DataFrame:
@@ -239,13 +241,59 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         """
         return self._answers_for(X).scores(X)
 
+    def verdicts(
+        self, X: Any, *, false_alarm_rate: float | None = None, fdr: float | None = None
+    ) -> pd.DataFrame:
+        """`score`, `p_value`, `is_outlier` and every score, by any rate without refit.
+
+        Parameters
+        ----------
+        false_alarm_rate : float, optional
+            In place of the one fitted with.
+        fdr : float, optional
+            In its place the share of the rows called outliers that may be normal, on average, by
+            Benjamini and Hochberg over all rows of X.
+
+        Raises
+        ------
+        CalibrationError
+            If too few rows were held out for the rate: it says how many it takes.
+        """
+        return self._answers_for(X).verdicts(X, false_alarm_rate=false_alarm_rate, fdr=fdr)
+
+    def cross_fit(self, X: Any, folds: int = 5) -> pd.DataFrame:
+        """Look for outliers inside one table: score and p-value of every row by a model that has not seen it.
+
+        Fits as many detectors with these settings as there are folds and keeps none; this one is left as it
+        is. A row's p-value is the share of its own fold and of the calibration rows of that fit that score
+        at least as much, itself included: for a normal row at most alpha in a share alpha of the cases. Where
+        X holds a share e of anomalies, most of theirs are not far below e.
+
+        Parameters
+        ----------
+        X : as for `fit`
+        folds : int
+            At least 2; more leave each fit more rows, and take as much longer.
+
+        Returns
+        -------
+        DataFrame
+            ``score`` (larger = more anomalous, on the scale of its fold's model), ``p_value`` (compares
+            across folds), ``fold``; NaN for rows with nothing observed.
+        """
+        return cross_fitted(self, X, folds)
+
     def p_values(self, X: Any, *, score: str | None = None) -> Float:
         """Conformal p-values of the default score, or of another, shape (n,)."""
         return self._answers_for(X).p_values(X, score=score)
 
     def explain(self, X: Any) -> Explanation:
-        """Contribution per element; they sum to `recon`."""
+        """Contribution per element, which sum to `recon`; which score decided, and how strange each is."""
         return self._answers_for(X).explain(X)
+
+    def ranked_columns(self, X: Any, top: int = 5) -> pd.DataFrame:
+        """The columns of each row of a table that contribute most, with expected value and range."""
+        return self._answers_for(X).ranked_columns(X, top=top)
 
     def score_samples(self, X: Any) -> Float:
         """scikit-learn's sign: lower = more abnormal, shape (n,)."""
@@ -258,9 +306,14 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
         """+1 for inliers, -1 for outliers, shape (n,): -1 where `decision_function` is negative.
 
-        +1 for a row with nothing observed, of which nothing strange is known.
+        Rows that miss more than calibration rows do are judged as `verdicts` does, by a table of their own
+        that the one `offset_` cannot stand for; with ``contamination`` all go by `offset_`. +1 for a row
+        with nothing observed, of which nothing strange is known.
         """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        if self.contamination is not None:
+            return np.where(self.decision_function(X) < 0, -1, 1)
+        strange = self.verdicts(X)["is_outlier"].fillna(False).to_numpy(dtype=np.bool_)
+        return np.where(strange, -1, 1)
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type: ignore[misc]

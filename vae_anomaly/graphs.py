@@ -17,6 +17,8 @@ from vae_anomaly.scores.quantiles import count_below
 from vae_anomaly.vae import VAE, Autoencoder
 
 STATE = State._fields
+# Standard deviations to both sides of the mean that hold 95 % of a Gaussian.
+RANGE = 1.96
 
 
 class EntryPoint(nn.Module):
@@ -104,9 +106,13 @@ class ScoreGraph(EntryPoint):
 
 
 class ExplainGraph(EntryPoint):
-    """x, observed -> reconstruction in raw units, contribution of each element to `recon`."""
+    """x, observed -> reconstruction in raw units, contribution of each element to `recon`, expected range.
 
-    outputs = ("reconstruction", "contributions")
+    The range is 1.96 standard deviations of p(x | z = mu) to both sides of the mean, in raw units: the
+    central 95 % of a Gaussian.
+    """
+
+    outputs = ("reconstruction", "contributions", "low", "high")
 
     def __init__(self, model: Autoencoder, encoding: Encoding, noise: Tensor) -> None:
         super().__init__(model, encoding)
@@ -114,10 +120,14 @@ class ExplainGraph(EntryPoint):
         self.register_buffer("noise", noise)
 
     def forward(self, x: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
-        """Two tensors of the samples' shape."""
+        """Four tensors of the samples' shape."""
         evidence = Evidence(self.model, self.encoded(x, observed), self.noise)
-        expected = self.encoding.decode(self.model.likelihood.mean(evidence.reconstruction))
-        return expected, evidence.contributions.unflatten(-1, tuple(x.shape[1:]))
+        likelihood = self.model.likelihood
+        mean = likelihood.mean(evidence.reconstruction)
+        reach = RANGE * likelihood.variance(evidence.reconstruction).clamp_min(0.0).sqrt()
+        low, high = self.encoding.decode(mean - reach), self.encoding.decode(mean + reach)
+        contributions = evidence.contributions.unflatten(-1, tuple(x.shape[1:]))
+        return self.encoding.decode(mean), contributions, low, high
 
 
 class EncodeGraph(EntryPoint):

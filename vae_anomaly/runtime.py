@@ -21,6 +21,7 @@ from vae_anomaly.bound import BoundSession, Pinned, PlainSession
 from vae_anomaly.bundle import SealedBundle, open_bundle
 from vae_anomaly.exceptions import BundleError, ConfigError, DeviceError
 from vae_anomaly.locate import locate
+from vae_anomaly.recalibration import write_recalibrated
 from vae_anomaly.selftest import AGAIN, check_complete, check_golden, first_line, graphs_of
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,29 @@ class Bundle(Answers):
         super().__init__(sealed.manifest, sealed.arrays("calibration"), backend, batch_size)
         self.path = sealed.path
         self.digest = sealed.digest
+        self._sealed = sealed
+
+    def recalibrate(self, x: Any, out: str | Path, observed: Any = None) -> str:
+        """Write a bundle with the same model that judges by other normal rows; returns its digest.
+
+        Nothing is trained. The manifest says of which bundle it was made and by how many rows.
+
+        Parameters
+        ----------
+        x : array-like or DataFrame, shape (n, *sample shape)
+            Normal rows that the model was not trained on.
+        out : str or Path
+            Folder to write; it must not exist, or be empty.
+        observed : bool array-like, optional
+
+        Raises
+        ------
+        CalibrationError
+            If there are too few rows for the bundle's false alarm rate.
+        BundleError
+            If the folder is taken.
+        """
+        return write_recalibrated(self._sealed, self, self.schema.read(x, observed), Path(out))
 
     def __repr__(self) -> str:
         return f"Bundle({self.manifest.name!r}, {self.kind}, {self.digest[:12]}, {self.provider})"

@@ -25,10 +25,10 @@ from serving.claim import Claim
 from vae_anomaly import __version__
 from vae_anomaly.assembly import Fitted
 from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client
-from vae_anomaly.runtime import Bundle
+from vae_anomaly.runtime import Bundle, load_bundle
 from vae_anomaly.vae import parameter_count
 
-VERBS = ["demo", "doctor", "evaluate", "impute", "score", "sync", "train"]
+VERBS = ["demo", "doctor", "evaluate", "explain", "impute", "recalibrate", "score", "sync", "train"]
 COLUMNS = ["plain", "large", "tiny", "time"]
 
 
@@ -287,6 +287,67 @@ def test_score_a_csv(shell: Shell, table_folder: Path, table_bundle: Bundle, row
     assert found["order"].tolist() == rows["order"].tolist()
     assert np.array_equal(found["score"], verdicts["score"])
     assert found["rank"].tolist() == (-verdicts["score"]).rank(method="min").tolist()
+
+
+def test_score_by_a_false_discovery_rate(shell: Shell, table_folder: Path, table_bundle: Bundle) -> None:
+    frame = table_rows(60, 3).fillna(0.0)
+    frame.iloc[:12] *= 4.0
+    frame.to_csv("rows.csv", index=False)
+    done = shell("score", table_folder, "rows.csv", "--out", "s.parquet", "--fdr", "0.3", "--json")
+    expected = table_bundle.verdicts(frame, fdr=0.3)["is_outlier"]
+    assert json.loads(done.out)["outliers"] == expected.sum() > 0
+    assert pd.read_parquet("s.parquet")["is_outlier"].tolist() == expected.tolist()
+
+
+def test_explain_the_outliers_of_a_csv(shell: Shell, table_folder: Path, table_bundle: Bundle) -> None:
+    frame = table_rows(40, 3).fillna(0.0)
+    frame.loc[7, "large"] = 9e3
+    frame.insert(0, "order", [f"o{i}" for i in range(40)])
+    frame.to_csv("rows.csv", index=False)
+    done = shell("explain", table_folder, "rows.csv", "--id-column", "order", "--top", "2")
+    strange = frame[table_bundle.verdicts(frame[COLUMNS])["is_outlier"].to_numpy(dtype=bool)]
+    assert done == (0, f"40 rows, {len(strange)} outliers\n  written  why.parquet\n", "")
+    why = pd.read_parquet("why.parquet")
+    assert why["order"].tolist() == [name for name in strange["order"] for _ in range(2)]
+    expected = table_bundle.ranked_columns(strange[COLUMNS], top=2).drop(columns="row")
+    pd.testing.assert_frame_equal(why[list(expected)], expected)
+    first = why[why["order"] == "o7"].iloc[0]
+    assert (first["column"], first["value"]) == ("large", 9e3)
+    assert first["reason"].startswith("neg_elbo decided, p = 0.0204, above 100.0 % of calibration rows")
+    every = json.loads(shell("explain", table_folder, "rows.csv", "--ignore-unknown", "--all", "--json").out)
+    assert every["rows"] == 40
+    assert len(pd.read_parquet("why.parquet")) == 40 * 4
+
+
+def test_explain_pictures(shell: Shell, image_folder: Path, image_bundle: Bundle, pictures: Path) -> None:
+    done = shell("explain", image_folder, pictures, "--all", "--out", "heat")
+    assert done.code == 0
+    names = sorted(path.relative_to(pictures) for path in pictures.rglob("*.png"))
+    assert sorted(path.relative_to("heat") for path in Path("heat").rglob("*.png")) == names
+    heat = image_bundle.explain(np.asarray(Image.open(pictures / names[3]))[None]).heatmaps[0]
+    assert np.array_equal(np.asarray(Image.open(Path("heat") / names[3])), np.rint(heat * (255 / heat.max())))
+
+
+def test_recalibrate_by_a_file(
+    shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame
+) -> None:
+    rows.to_csv("normal.csv", index=False)
+    options = ["--id-column", "order", "--label", "fraud", "--ignore-unknown", "--out", "new"]
+    done = shell("recalibrate", table_folder, "normal.csv", *options, "--json")
+    told = json.loads(done.out)
+    assert (done.code, told["bundle"], told["rows"]) == (0, "new", 50)
+    found = load_bundle("new", device="cpu", expected_digest=told["digest"])
+    scores = table_bundle.scores(rows[COLUMNS])["score"]
+    assert np.array_equal(found.calibration["score_score"], np.sort(scores))
+    again = shell("recalibrate", table_folder, "normal.csv", *options)
+    assert (again.code, again.err) == (1, "vae-anomaly: new exists already; write to a new folder\n")
+    rows.head(18).to_csv("few.csv", index=False)
+    few = shell("recalibrate", table_folder, "few.csv", *options[:-1], "other")
+    assert few.code == 1
+    assert "needs at least 19 normal rows, got 18" in few.err
+    rows.assign(large="x").to_csv("text.csv", index=False)
+    assert shell("recalibrate", table_folder, "text.csv", *options[:-1], "other").code == 1
+    assert not Path("other").exists()
 
 
 @pytest.mark.parametrize("form", ["parquet", "npy", "npz", "feather", "tsv"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
@@ -19,6 +20,7 @@ from PIL import Image
 
 from serving.batch import JobSummary, impute_file, score_file
 from serving.formats import Chunk, ReadOptions, open_source
+from vae_anomaly.calibration import benjamini_hochberg
 from vae_anomaly.exceptions import CalibrationError, UnsupportedError
 from vae_anomaly.schema import Column, ImageSchema, Schema, TableSchema
 
@@ -171,6 +173,11 @@ class FakeBundle:
             }
         )
 
+    def discoveries(self, p_values: Any, fdr: float) -> npt.NDArray[np.bool_]:
+        if fdr < 0.01:
+            raise CalibrationError(f"a false discovery rate of {fdr} needs at least 99 normal rows, got 20")
+        return benjamini_hochberg(p_values, fdr)
+
     def impute(
         self,
         x: Any,
@@ -271,7 +278,7 @@ BUNDLE = FakeBundle(TABLE)
 
 
 def score(source: Path, out: Path, bundle: Any = BUNDLE, **arguments: Any) -> tuple[JobSummary, pd.DataFrame]:
-    names = ("false_alarm_rate", "rank", "progress")
+    names = ("false_alarm_rate", "fdr", "rank", "progress")
     settings = {name: arguments.pop(name) for name in names if name in arguments}
     summary = score_file(bundle, source, out, ReadOptions(**arguments), **settings)
     return summary, pd.read_parquet(out)

@@ -38,6 +38,7 @@ from file_samples import (
 from serving.batch import JobSummary
 from vae_anomaly.exceptions import (
     CalibrationError,
+    ConfigError,
     DataError,
     SchemaError,
 )
@@ -152,6 +153,32 @@ def test_ranks_of_ties_are_shared(tmp_path: Path) -> None:
     _, frame = score(tmp_path / "x.csv", tmp_path / "s.parquet", rank=True, chunk_rows=4)
     assert frame["rank"].tolist() == [2, 4, 1, 2, 4, 6]
     assert frame["rank"].dtype == np.int64
+
+
+@pytest.mark.parametrize("chunk_rows", [2, None], ids=["two", "all"])
+def test_a_false_discovery_rate_looks_at_the_whole_job(tmp_path: Path, chunk_rows: int | None) -> None:
+    """p = 1 / (1 + score): three of six pass q k / m = .05, .1, .15; of two alone 1 / 3.5 would pass .3."""
+    rows = pd.DataFrame({"a": [19, 1, 11, NAN, 8, 2.5, 1], "b": 0.0, "c": [0, 0, 0, NAN, 0, 0, 0]})
+    rows.loc[3, "b"] = NAN
+    write_csv(rows, tmp_path / "x.csv")
+    for rank in (False, True):
+        summary, frame = score(
+            tmp_path / "x.csv", tmp_path / f"s{rank}.parquet", fdr=0.3, rank=rank, chunk_rows=chunk_rows
+        )
+        assert frame["is_outlier"].tolist() == [True, False, True, None, True, False, False]
+        assert summary.outliers == 3
+        assert ("rank" in frame) == rank
+    assert left_in(tmp_path) == ["sFalse.parquet", "sTrue.parquet", "x.csv"]
+
+
+def test_a_discovery_rate_is_checked_before_the_first_row(tmp_path: Path) -> None:
+    write_csv(ROWS, tmp_path / "x.csv")
+    with pytest.raises(CalibrationError, match=r"^a false discovery rate of 0\.001 needs"):
+        score(tmp_path / "x.csv", tmp_path / "s.parquet", fdr=0.001)
+    message = "got a false alarm rate of 0.1 and an fdr of 0.2; name one"
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        score(tmp_path / "x.csv", tmp_path / "s.parquet", fdr=0.2, false_alarm_rate=0.1)
+    assert left_in(tmp_path) == ["x.csv"]
 
 
 @FORMATS

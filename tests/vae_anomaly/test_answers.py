@@ -12,7 +12,7 @@ import pytest
 from sample_models import ALL_SCORES, colour_images, grey_images, table_rows
 
 from vae_anomaly.batches import PAD_TO, pad
-from vae_anomaly.calibration import p_values, threshold
+from vae_anomaly.calibration import benjamini_hochberg, p_values, threshold
 from vae_anomaly.exceptions import CalibrationError, ConfigError, SchemaError, UnsupportedError
 from vae_anomaly.imputing import fresh_state
 from vae_anomaly.runtime import Bundle
@@ -64,7 +64,9 @@ def test_a_verdict_tells_everything_of_a_row(table_bundle: Bundle) -> None:
     assert frame.index.equals(rows.index)
     assert frame["is_outlier"].dtype == "boolean"
     assert np.array_equal(frame["score"], frame["score_neg_elbo"])
-    assert np.array_equal(frame["p_value"], p_values(table_bundle.calibration["score_score"], frame["score"]))
+    common = frame[rows.isna().sum(axis=1) < 2]
+    expected = p_values(table_bundle.calibration["score_score"], common["score"])
+    assert np.array_equal(common["p_value"], expected)
     assert np.array_equal(frame["is_outlier"], frame["p_value"] <= 0.05)
     assert frame["clipped"].sum() == 0
 
@@ -72,12 +74,14 @@ def test_a_verdict_tells_everything_of_a_row(table_bundle: Bundle) -> None:
 @pytest.mark.parametrize("rate", [1 / 49, 0.05, 2 / 49, 0.3, 0.999])
 def test_any_rate_is_judged_without_refit(table_bundle: Bundle, rate: float) -> None:
     """p <= rate, which is a score above the threshold: on ties and ends too."""
-    x = table_bundle.schema.read(table_rows(240))
+    rows = table_rows(240)
+    # Rows that miss more are judged by tables of their own.
+    x = table_bundle.schema.read(rows[rows.isna().sum(axis=1) < 2])
     frame = table_bundle.verdicts(x.values, x.observed, false_alarm_rate=rate)
     cut = threshold(table_bundle.calibration["score_score"], rate)
     assert np.array_equal(frame["is_outlier"], frame["p_value"] <= rate)
     assert np.array_equal(frame["is_outlier"], frame["score"] > cut)
-    assert 0 < frame["is_outlier"].sum() < 240
+    assert 0 < frame["is_outlier"].sum() < len(frame) == 224
 
 
 def test_a_rate_that_the_calibration_cannot_promise(table_bundle: Bundle) -> None:
@@ -89,6 +93,31 @@ def test_a_rate_that_the_calibration_cannot_promise(table_bundle: Bundle) -> Non
         table_bundle.verdicts(table_rows(3), false_alarm_rate=0.01)
     with pytest.raises(ConfigError, match=r"^the false alarm rate is 1\.5; choose one above 0 and below 1"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=1.5)
+
+
+def test_verdicts_by_a_false_discovery_rate(table_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    rows = table_rows(60, 3).fillna(0.0)
+    rows.iloc[:12] *= 4.0
+    frame = table_bundle.verdicts(rows, fdr=0.3)
+    p = table_bundle.p_values(rows)
+    assert np.array_equal(frame["is_outlier"], benjamini_hochberg(p, 0.3))
+    assert np.array_equal(table_bundle.discoveries(p, 0.3), frame["is_outlier"])
+    assert 12 <= frame["is_outlier"].sum() < 40
+    assert not caplog.records
+    few = table_bundle.verdicts(rows.iloc[11:], fdr=0.05)
+    assert not few["is_outlier"].any()
+    assert caplog.messages == [
+        "no row is reported at a false discovery rate of 0.05; with 48 calibration rows fewer than 20 of 49 "
+        "rows cannot be, however strange they are"
+    ]
+
+
+def test_a_verdict_goes_by_one_rate(table_bundle: Bundle) -> None:
+    sentence = "verdicts go by a false alarm rate or by a false discovery rate, got 0.1 and 0.2; name one"
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        table_bundle.verdicts(table_rows(3), false_alarm_rate=0.1, fdr=0.2)
+    with pytest.raises(CalibrationError, match=r"^a false discovery rate of 0\.01 needs at least 99 normal"):
+        table_bundle.verdicts(table_rows(3), fdr=0.01)
 
 
 def test_scores_and_p_values_are_the_verdicts(bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ from vae_anomaly.calibration import (
     benjamini_hochberg,
     check_rate,
     false_alarm_interval,
+    fewest_discoveries,
     p_values,
     rank_of,
     smallest_rate,
@@ -266,3 +267,23 @@ def test_false_discovery_rate_holds_over_many_calibration_sets() -> None:
     # The guarantee is q times the share of normal rows.
     assert np.mean(shares) < q * 0.9 + 3 * np.std(shares) / np.sqrt(400)
     assert np.mean(found) > 8
+
+
+@pytest.mark.parametrize(("n", "m", "q"), [(99, 1000, 0.1), (499, 37, 0.05), (9, 10, 0.1), (19, 7, 0.05)])
+def test_no_fewer_can_be_reported_than_is_said(n: int, m: int, q: float) -> None:
+    """The k strangest rows have the smallest p-value there is: reported from that k on, and not before."""
+    fewest = fewest_discoveries(n, m, q)
+    for k in range(1, m + 1):
+        p = np.where(np.arange(m) < k, 1 / (n + 1), 1.0)
+        assert benjamini_hochberg(p, q).sum() == (k if k >= fewest else 0)
+
+
+def test_a_discovery_rate_that_nothing_can_reach_is_refused() -> None:
+    sentence = (
+        "a false discovery rate of 0.1 needs at least 9 normal rows, got 8; "
+        "hold out more rows or accept a higher rate"
+    )
+    with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
+        fewest_discoveries(8, 100, 0.1)
+    with pytest.raises(ConfigError, match=r"^the false discovery rate is 0; choose one above 0 and below 1"):
+        fewest_discoveries(8, 100, 0)

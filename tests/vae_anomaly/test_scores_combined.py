@@ -45,3 +45,14 @@ def test_components_are_shared_with_the_scores_exported_beside() -> None:
     assert list(scores) == ["neg_elbo", "combined"]
     found = rows(5, 3)
     assert found.answer(scores["neg_elbo"]) is found.answer(scores["neg_elbo"])
+
+
+def test_the_bound_enters_as_if_the_row_were_whole() -> None:
+    """A raw sum over what is observed would make a row more normal by each of its gaps."""
+    found, score = evidence(linear_gaussian()), SCORES["neg_elbo"]()
+    seen = found.encoded.observed.sum(dim=1)
+    surprise = -found.log_likelihood.mean(dim=0)
+    expected = found.kl + surprise * D / seen.clamp_min(1)
+    torch.testing.assert_close(score.comparable(found), expected)
+    assert torch.equal(score.comparable(found)[seen == D], score(found)[seen == D])
+    assert not torch.allclose(score.comparable(found), score(found))

@@ -67,8 +67,13 @@ class Evidence:
         likelihood = self.model.likelihood
         best = likelihood.best_log_prob(self.reconstruction, x)
         gap = (best - likelihood.log_prob(self.reconstruction, x)).clamp_min(0.0)
-        present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
-        return torch.where(observed, gap, 0.0) * (observed.shape[-1] / present)[:, None]
+        return torch.where(observed, gap, 0.0) * self.fullness[:, None]
+
+    @cached_property
+    def fullness(self) -> Tensor:
+        """D / number observed, shape (B,): what a sum over observed elements is short of."""
+        x, observed, _ = self.encoded
+        return observed.shape[-1] / sum_elements(observed.to(x.dtype)).clamp_min(1.0)
 
     @cached_property
     def latents(self) -> Tensor:
@@ -131,3 +136,7 @@ class Score(nn.Module):
     def forward(self, evidence: Evidence) -> Tensor:
         """Score of each row, shape (B,)."""
         raise NotImplementedError
+
+    def comparable(self, evidence: Evidence) -> Tensor:
+        """The score scaled to a row without gaps, for combining; the score itself where it is so anyway."""
+        return evidence.answer(self)

@@ -23,6 +23,10 @@ class NegElbo(Score):
         """KL minus the mean log-likelihood over draws."""
         return evidence.kl - evidence.log_likelihood.mean(dim=0)
 
+    def comparable(self, evidence: Evidence) -> Tensor:
+        """The likelihood times D / number observed: else a row would pass for normal by its gaps."""
+        return evidence.kl - evidence.log_likelihood.mean(dim=0) * evidence.fullness
+
 
 class IwNll(Score):
     """Importance-weighted negative log-likelihood, -(logsumexp_k log w_k - log K), in nats.

@@ -52,5 +52,6 @@ class Combined(Score):
         return torch.stack([score(column) for score, column in values]).mean(dim=0)
 
     def _values(self, evidence: Evidence) -> Tensor:
-        """Each component's scores, shape (C, B); float64."""
-        return torch.stack([evidence.answer(score) for score in self.components.values()]).double()
+        """Each component's scores, scaled to rows without gaps, shape (C, B); float64."""
+        components = (score for score in self.components.values() if isinstance(score, Score))
+        return torch.stack([score.comparable(evidence) for score in components]).double()

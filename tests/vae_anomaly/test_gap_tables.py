@@ -1,0 +1,105 @@
+"""Rows with gaps are judged by calibration rows that miss as much."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sample_models import table_rows
+
+from vae_anomaly.calibration import p_values, rank_of
+from vae_anomaly.gaps import EDGES, ROWS, Tables, _hidden, calibration_tables, missing_share
+from vae_anomaly.runtime import Bundle
+from vae_anomaly.schema import Samples
+
+Array = npt.NDArray[Any]
+
+
+def rows(count: int, elements: int, missing: float = 0.0, seed: int = 0) -> Samples:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(count, elements))
+    return Samples(values, rng.random(values.shape) >= missing)
+
+
+def mean_of_observed(samples: Samples) -> dict[str, Array]:
+    """A score whose spread grows with what is missing."""
+    seen = samples.observed.sum(axis=1)
+    total = np.where(samples.observed, samples.values, 0.0).sum(axis=1)
+    return {"score": (total / np.maximum(seen, 1)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("elements", [5, 40])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.25), (0.25, 0.5), (0.75, 1.0)])
+def test_rows_are_hidden_to_the_shares_of_a_bin(elements: int, low: float, high: float) -> None:
+    given = rows(400, elements, missing=0.1)
+    hidden = _hidden(given, low, high, np.random.default_rng(0))
+    share = missing_share(hidden)
+    possible = {n / elements for n in range(elements) if low < n / elements <= high}
+    assert set(np.round(share, 9)) <= set(np.round(sorted(possible), 9))
+    assert len(set(share)) >= 0.7 * len(possible)
+    assert hidden.observed.any(axis=1).all()
+    # Nothing that was missing comes back, and every column goes as often as any other.
+    fits = given.observed.sum(axis=1) >= (1 - max(possible)) * elements - 1e-9
+    assert not (hidden.observed & ~given.observed[fits]).any()
+    gone = 1 - hidden.observed.mean(axis=0)
+    assert np.ptp(gone) < 0.15
+
+
+def test_complete_rows_keep_one_table_and_bins_follow() -> None:
+    given = rows(3000, 8)
+    tables = calibration_tables(mean_of_observed, given, ("score",), seed=0)
+    assert tables["gap_edges"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert np.array_equal(tables["score_score"], np.sort(mean_of_observed(given)["score"]))
+    assert "gap0_score_score" not in tables
+    assert [len(tables[f"gap{i}_score_score"]) for i in range(1, 5)] == [ROWS] * 4
+    spreads = [tables[f"gap{i}_score_score"].std() for i in range(1, 5)]
+    assert spreads == sorted(spreads)
+
+
+def test_the_first_bin_reaches_as_far_as_half_of_the_rows() -> None:
+    sparse = calibration_tables(mean_of_observed, rows(2000, 8, missing=0.3), ("score",), seed=0)
+    assert sparse["gap_edges"].tolist() == [0.25, 0.5, 0.75, 1.0]
+    few = calibration_tables(mean_of_observed, rows(48, 4, missing=0.1), ("score",), seed=0)
+    assert few["gap_edges"][0] >= missing_share(rows(48, 4, missing=0.1)).max()
+    # Rows of one element are whole, or nothing is known of them.
+    assert "gap_edges" not in calibration_tables(mean_of_observed, rows(30, 1), ("score",), seed=0)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_p_values_hold_in_every_bin(place: int) -> None:
+    """Rows missing at random, evenly over the bin: alarms as often as promised, within four deviations."""
+    tables = Tables(calibration_tables(mean_of_observed, rows(4000, 20), ("score",), seed=0))
+    edges = (0.0, *EDGES)
+    fresh = rows(ROWS, 20, seed=1)
+    if place:
+        fresh = _hidden(fresh, edges[place - 1], edges[place], np.random.default_rng(5))
+    missing = missing_share(fresh)
+    assert set(tables.places(missing)) == {place}
+    scores = mean_of_observed(fresh)["score"]
+    alarms = (tables.p_values("score", scores, missing) <= 0.1).mean()
+    assert abs(alarms - 0.1) < 4 * np.sqrt(2 * 0.1 * 0.9 / ROWS)
+    by_all = (p_values(tables.table("score"), scores) <= 0.1).mean()
+    assert place < 4 or by_all > 0.2
+
+
+def test_a_bundle_without_bins_judges_all_rows_by_one_table() -> None:
+    tables = Tables({"score_score": np.arange(9.0)})
+    missing = np.array([0.0, 0.5, 1.0])
+    scores = np.array([3.5, 3.5, np.nan])
+    assert tables.p_values("score", scores, missing)[:2].tolist() == [0.6, 0.6]
+    assert np.isnan(tables.p_values("score", scores, missing)[2])
+    assert np.array_equal(
+        tables.ranks("score", scores, missing), rank_of(np.arange(9.0), scores), equal_nan=True
+    )
+
+
+def test_a_bundle_judges_a_row_by_its_bin(table_bundle: Bundle) -> None:
+    x = table_rows(60, 9).fillna(0.0).to_numpy()
+    observed = np.ones(x.shape, dtype=bool)
+    observed[30:, 1:] = False
+    frame = table_bundle.verdicts(x, observed)
+    place = int(table_bundle.tables.places(np.array([0.75]))[0])
+    for rows_of, table in ((slice(0, 30), "score_score"), (slice(30, 60), f"gap{place}_score_score")):
+        expected = p_values(table_bundle.calibration[table], frame["score"][rows_of])
+        assert np.array_equal(frame["p_value"][rows_of], expected)
+    assert np.array_equal(table_bundle.p_values(x, observed), frame["p_value"])

@@ -1,0 +1,91 @@
+"""The same model judged by other normal rows: new tables, the old graphs, a trace of where they came from."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_models import table_rows
+
+from vae_anomaly.calibration import p_values
+from vae_anomaly.exceptions import BundleError, CalibrationError
+from vae_anomaly.runtime import Bundle, load_bundle
+
+NEW = table_rows(99, 21) * 1.02
+
+
+@pytest.fixture(scope="module")
+def moved(table_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("recalibrated") / "bundle"
+    digest = table_bundle.recalibrate(NEW, folder)
+    return load_bundle(folder, device="cpu", expected_digest=digest)
+
+
+def test_new_rows_judge_and_the_scores_stay(table_bundle: Bundle, moved: Bundle) -> None:
+    asked = table_rows(40, 3)
+    before, after = table_bundle.verdicts(asked), moved.verdicts(asked, false_alarm_rate=0.05)
+    assert np.array_equal(before["score"], after["score"])
+    assert np.array_equal(moved.calibration["score_score"], np.sort(table_bundle.scores(NEW)["score"]))
+    common = asked.isna().sum(axis=1) < 2
+    expected = p_values(moved.calibration["score_score"], after["score"][common])
+    assert np.array_equal(after["p_value"][common], expected)
+    assert not np.array_equal(before["p_value"], after["p_value"])
+    # 99 rows can promise what 48 could not.
+    assert moved.verdicts(asked, false_alarm_rate=0.01)["is_outlier"].sum() <= 5
+
+
+def test_normal_rows_of_the_new_kind_are_p_values_of_their_own(moved: Bundle) -> None:
+    """The calibration rows themselves, whole ones: every place once, ties aside."""
+    whole = NEW[NEW.notna().all(axis=1)]
+    table = moved.calibration["score_score"]
+    assert np.array_equal(moved.p_values(whole), p_values(table, moved.scores(whole)["score"]))
+
+
+def test_the_manifest_says_where_the_rows_came_from(
+    table_bundle: Bundle, moved: Bundle, tmp_path: Path
+) -> None:
+    provenance = moved.manifest.provenance
+    (told,) = provenance["recalibrated"]
+    assert (told["rows"], told["from_digest"]) == (99, table_bundle.digest)
+    assert re.fullmatch("[0-9a-f]{64}", told["sha256"])
+    assert provenance["rows_calibration"] == 99
+    assert provenance["rows_train"] == table_bundle.manifest.provenance["rows_train"]
+    card = (moved.path / "README.md").read_text()
+    assert "from 99 calibration rows" in card
+    again = moved.recalibrate(NEW.iloc[:50], tmp_path / "again")
+    told = json.loads((tmp_path / "again" / "manifest.json").read_text())["provenance"]["recalibrated"]
+    assert [(one["rows"], one["from_digest"]) for one in told] == [
+        (99, table_bundle.digest),
+        (50, moved.digest),
+    ]
+    twice = load_bundle(tmp_path / "again", device="cpu", expected_digest=again)
+    assert len(twice.calibration["score_score"]) == 50
+    assert np.array_equal(twice.calibration["graph_score"], table_bundle.calibration["score_score"])
+
+
+def test_graphs_and_self_test_are_the_same_files(table_bundle: Bundle, moved: Bundle) -> None:
+    old, new = table_bundle.manifest.files, moved.manifest.files
+    assert {name for name in old if old[name] != new[name]} == {"calibration.npz", "README.md"}
+    assert old.keys() == new.keys()
+    assert np.array_equal(moved.impute(NEW.iloc[:3]).std, table_bundle.impute(NEW.iloc[:3]).std)
+
+
+def test_the_same_rows_give_the_same_digest(table_bundle: Bundle, moved: Bundle, tmp_path: Path) -> None:
+    nothing = NEW.iloc[:1] * np.nan
+    with_nothing = table_bundle.recalibrate(np.concatenate([NEW, nothing]), tmp_path / "copy")
+    assert with_nothing == moved.digest
+
+
+def test_too_few_rows_and_a_taken_folder_are_refused(table_bundle: Bundle, tmp_path: Path) -> None:
+    sentence = (
+        "a false alarm rate of 0.05 needs at least 19 normal rows, got 18; "
+        "hold out more rows or accept a higher rate"
+    )
+    with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
+        table_bundle.recalibrate(NEW.iloc[:18], tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").touch()
+    with pytest.raises(BundleError, match=r"taken exists already; write to a new folder$"):
+        table_bundle.recalibrate(NEW, tmp_path / "taken")

@@ -1,0 +1,152 @@
+"""Calibration of rows with gaps: one table of scores per bin of missing share.
+
+A row that misses half of its values scores otherwise than a whole one, whatever is strange about it. So
+calibration rows are hidden at random until they miss as much as a bin says, and a row is judged by the table
+of its own bin. What that promises holds per bin, for rows whose values are missing completely at random, with
+shares spread over the bin as evenly as there.
+
+Torch-free; tables go into ``calibration.npz`` as ``gap_edges`` and ``gap<i>_score_<name>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from vae_anomaly import calibration
+from vae_anomaly.schema import Array, Mask, Samples
+
+Float = npt.NDArray[np.float64]
+
+# Upper ends of the bins: a missing share s is in the first whose end is at least s.
+EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
+# Calibration rows hidden per bin, at most: each bin costs a pass over them.
+ROWS = 1000
+# The first bin holds rows as they come; it reaches as far as it takes to hold half of them, and so many.
+LEAST = 200
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Calibration scores by missing share; without bins one table for all rows.
+
+    Parameters
+    ----------
+    arrays : mapping of ndarray
+        Of ``calibration.npz``.
+    """
+
+    arrays: Mapping[str, Array]
+
+    def p_values(self, name: str, scores: Array, missing: Float) -> Float:
+        """Conformal p-value of each row in the table of its bin, shape (B,)."""
+        return self._by_bin(name, scores, missing, calibration.p_values)
+
+    def ranks(self, name: str, scores: Array, missing: Float) -> Float:
+        """Share of the calibration rows of its bin that score below each row, shape (B,)."""
+        return self._by_bin(name, scores, missing, calibration.rank_of)
+
+    def table(self, name: str, place: int = 0) -> Float:
+        """Sorted scores of a bin, ``score`` being the one that decides; of all rows where it has none."""
+        found = self.arrays.get(f"gap{place}_score_{name}", self.arrays[f"score_{name}"])
+        return np.asarray(found, dtype=np.float64)
+
+    def places(self, missing: Float) -> npt.NDArray[np.int64]:
+        """Number of the bin of each missing share."""
+        edges = self.arrays.get("gap_edges")
+        if edges is None:
+            return np.zeros(len(missing), dtype=np.int64)
+        return np.minimum(np.searchsorted(edges, missing, side="left"), len(edges) - 1)
+
+    def _by_bin(
+        self, name: str, scores: Array, missing: Float, judge: Callable[[Float, Float], Float]
+    ) -> Float:
+        values, places = np.asarray(scores, dtype=np.float64), self.places(missing)
+        found = np.full(len(values), np.nan)
+        for place in np.unique(places):
+            here = places == place
+            found[here] = judge(self.table(name, int(place)), values[here])
+        return found
+
+
+def missing_share(samples: Samples) -> Float:
+    """Share of the elements of each row that are missing, shape (n,)."""
+    observed = samples.observed
+    return np.asarray(1.0 - observed.mean(axis=tuple(range(1, observed.ndim))))
+
+
+def calibration_tables(
+    run: Callable[[Samples], Mapping[str, Array]], samples: Samples, names: Sequence[str], seed: int
+) -> dict[str, Array]:
+    """Sorted scores of calibration rows, as they come and hidden to each bin.
+
+    Parameters
+    ----------
+    run : callable
+        Scores samples: one array per name.
+    samples : Samples
+        Held-out normal rows.
+    names : sequence of str
+        Of the scores, and "score" for the one that decides.
+    seed : int
+        Of what is hidden.
+    """
+    whole, missing = run(samples), missing_share(samples)
+    tables: dict[str, Array] = {f"score_{name}": _sorted(whole[name], np.float64) for name in names}
+    edges = _edges(missing, samples.observed[0].size)
+    if len(edges) < 2:
+        return tables
+    first = missing <= edges[0]
+    if not first.all():
+        tables |= {f"gap0_score_{name}": _sorted(whole[name][first], np.float64) for name in names}
+    for place, (low, high) in enumerate(pairwise(edges), start=1):
+        out = run(_hidden(samples, low, high, np.random.default_rng([seed, place])))
+        # Scores are float32: half the space, the same bits.
+        tables |= {f"gap{place}_score_{name}": _sorted(out[name], np.float32) for name in names}
+    return {**tables, "gap_edges": np.array(edges)}
+
+
+def _edges(missing: Float, elements: int) -> list[float]:
+    """Ends of the bins that rows of so many elements can be in."""
+    needed = max(len(missing) / 2, min(LEAST, len(missing)))
+    possible = (0.0, *EDGES)
+    first = next(i for i, edge in enumerate(possible) if (missing <= edge).sum() >= needed)
+    edges = [possible[first]]
+    for edge in possible[first + 1 :]:
+        if _counts(edges[-1], edge, elements).size:
+            edges.append(edge)
+    return edges
+
+
+def _counts(low: float, high: float, elements: int) -> npt.NDArray[np.int64]:
+    """Numbers of missing elements whose share is in (low, high], one element being left."""
+    counts = np.arange(elements)
+    shares = counts / elements
+    return counts[(shares > low) & (shares <= high)]
+
+
+def _hidden(samples: Samples, low: float, high: float, rng: np.random.Generator) -> Samples:
+    """Rows that miss no more than ``high``, at most `ROWS`, hidden at random to shares in (low, high]."""
+    elements = samples.observed[0].size
+    gone = elements - samples.observed.reshape(len(samples.observed), -1).sum(axis=1)
+    counts = _counts(low, high, elements)
+    rows = np.flatnonzero(gone <= counts[-1])
+    if len(rows) > ROWS:
+        rows = np.sort(rng.choice(rows, ROWS, replace=False))
+    wanted = np.maximum(rng.choice(counts, len(rows)), gone[rows])
+    observed = samples.observed[rows]
+    flat = observed.reshape(len(rows), elements)
+    # Missing elements come first, the others in a random order; the first so many are hidden.
+    order = np.where(flat, rng.random(flat.shape), -1.0).argsort(axis=1, kind="stable")
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.broadcast_to(np.arange(elements), order.shape), axis=1)
+    hidden: Mask = (place >= wanted[:, None]).reshape(observed.shape)
+    return Samples(samples.values[rows], hidden)
+
+
+def _sorted(values: Array, dtype: type[np.floating]) -> Array:
+    return np.sort(values.astype(dtype))
