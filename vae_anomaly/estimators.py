@@ -163,7 +163,7 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
         outliers. It moves `offset_` alone; p-values and bundles keep to ``false_alarm_rate``.
     trim : float or "auto", optional
         For rows given to `fit` that may hold anomalies: the share, below 0.5, that the model is not shown
-        because it fits them worst; "auto" estimates it without labels, at most 0.2. Calibration rows
+        because it fits them worst; "auto" estimates it without labels, 0.1 to 0.2. Calibration rows
         are not trimmed: anomalies among them make p-values larger, never too small.
     device : {"auto", "cpu", "cuda"}
     random_state : int, RandomState or None

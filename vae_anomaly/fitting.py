@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +48,10 @@ class Settings:
     def completed(self, schema: Schema, rows: int) -> Settings:
         """The same with every None filled in."""
         model = self.model or recommended_model(schema)
-        training = self.training or within_budget(
-            recommended_training(schema, rows), model, schema.shape, rows
-        )
+        recommended = recommended_training(schema, rows)
+        if self.objective.trim:
+            recommended = _underfit(recommended)
+        training = self.training or within_budget(recommended, model, schema.shape, rows)
         return Settings(model, self.objective, training, self.export)
 
 
@@ -103,6 +104,11 @@ def recommended_training(schema: Schema, rows: int) -> TrainingConfig:
     epochs = int(np.clip(ROWS_SHOWN[schema.kind] // rows, *EPOCHS[schema.kind]))
     batch = int(np.clip(2 ** round(np.log2(rows / share)), 64, most))
     return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=rate, random_mask=0.5)
+
+
+def _underfit(training: TrainingConfig) -> TrainingConfig:
+    """A tenth of the epochs, at least ten: what is rare is learnt last, so do not wait for it."""
+    return replace(training, epochs=min(training.epochs, max(10, training.epochs // 10)))
 
 
 def fit_model(

@@ -24,7 +24,7 @@ from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.objectives import ObjectiveConfig, losses, predictive_loss
 from vae_anomaly.random_masks import random_masks
 from vae_anomaly.schema import Mask, Samples
-from vae_anomaly.trimming import WARMUP, excess_share, kept_rows, row_losses
+from vae_anomaly.trimming import LEAST, WARMUP, excess_share, kept_rows, row_losses
 from vae_anomaly.vae import VAE, Autoencoder
 
 # Variance of a latent mean over the data above which the unit carries information (Burda et al., 2016).
@@ -301,7 +301,7 @@ class Trainer:
             return self.objective.trim
         if state.history and state.epoch - 1 >= WARMUP * self.config.epochs:
             return state.history[-1]["trimmed"]
-        return excess_share(self._row_losses(train))
+        return max(LEAST, excess_share(self._row_losses(train)))
 
     def _kept_loss(self, data: Data, share: float) -> float:
         """Mean loss without that share: anomalies must not choose the epoch either."""

@@ -60,7 +60,7 @@ def scores(bundle: Bundle, x: Array, observed: Array) -> list[Array]:
 
 
 def explain(bundle: Bundle, x: Array, observed: Array) -> list[Array]:
-    return list(bundle.explain(x, observed))
+    return [part for part in bundle.explain(x, observed) if isinstance(part, np.ndarray)]
 
 
 def encode(bundle: Bundle, x: Array, observed: Array) -> list[Array]:

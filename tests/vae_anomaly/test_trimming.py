@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vae_anomaly import VAEDetector, training
 from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.fitting import Settings
 from vae_anomaly.objectives import ObjectiveConfig
-from vae_anomaly.schema import Samples
+from vae_anomaly.schema import Samples, infer_schema
 from vae_anomaly.training import Data
 from vae_anomaly.trimming import MOST, excess_share, kept_rows, row_losses
 
@@ -151,6 +152,17 @@ def test_a_detector_fits_its_scores_on_what_is_left() -> None:
     assert "rows_trimmed" not in plain.fitted_.manifest.provenance
     assert provenance["rows_calibration"] == 48
     assert detector.settings_.objective.trim == 0.1
+
+
+def test_a_trimmed_fit_is_a_short_one() -> None:
+    schema = infer_schema(TRAIN.values)
+    trimmed = Settings(objective=ObjectiveConfig(trim="auto"))
+    for rows, epochs in ((500, 60), (10_000, 10), (40_000, 10)):
+        complete = trimmed.completed(schema, rows)
+        assert complete.training is not None
+        assert complete.training.epochs == epochs
+    given = replace(CONFIG, epochs=77)
+    assert replace(trimmed, training=given).completed(schema, 500).training is given
 
 
 def test_trim_helps_where_a_tenth_is_strange() -> None:
