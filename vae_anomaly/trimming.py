@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.likelihoods import observed_log_prob, sum_elements
+from vae_anomaly.likelihoods import sum_elements
 from vae_anomaly.vae import Autoencoder, kl_per_latent
 
 AUTO = "auto"
@@ -51,9 +51,8 @@ def row_losses(model: Autoencoder, batches: Iterable[Encoded]) -> Tensor:
     with torch.no_grad():
         for x, observed, _ in batches:
             posterior = model.encode(x, observed)
-            raw = model.decode(posterior.mean)
             present = sum_elements(observed.to(x.dtype)).clamp_min(1.0)
-            likelihood = observed_log_prob(model.likelihood, raw, x, observed) * (x.shape[-1] / present)
+            likelihood = model.log_likelihood(posterior.mean, x, observed) * (observed.shape[-1] / present)
             found.append(sum_elements(kl_per_latent(posterior)) - likelihood)
     return torch.cat(found)
 
