@@ -38,7 +38,7 @@ def imputation_tables(sections: dict[str, Section]) -> str:
 
 def _table(section: Section) -> str:
     methods = list(dict.fromkeys(method for found in section["sets"].values() for method in found))
-    methods.sort(key=lambda method: (method != "vae-anomaly", methods.index(method)))
+    methods.sort(key=lambda method: method != "vae-anomaly")
     lines = [["set", *methods], ["---"] * (1 + len(methods))]
     for name, found in section["sets"].items():
         best = _best(found, section["figure"])
