@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from prometheus_client import (
@@ -42,6 +43,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._requests = self._counter("requests", "Requests answered.", "entry", "status")
         self._rows = self._counter("rows", "Rows answered.", "entry")
         self._seconds = self._histogram("request_seconds", "Parts of the latency.", SECONDS, "entry", "part")
@@ -67,57 +69,64 @@ class Metrics:
     def _histogram(self, name: str, said: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", said, labels, buckets=buckets, registry=self.registry)
 
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """The child of a metric, remembered: `labels` looks it up anew under a lock every time."""
+        key = (metric, *labels)
+        if key not in self._children:
+            self._children[key] = metric.labels(*labels)
+        return self._children[key]
+
     def text(self) -> bytes:
         """All of it in Prometheus' text format, to be sent as `CONTENT_TYPE`."""
         return generate_latest(self.registry)
 
     def answered(self, entry: str, status: int, rows: int, seconds: float) -> None:
         """A request got its answer, whatever its status; ``entry`` must come from a closed list."""
-        self._requests.labels(entry, str(status)).inc()
-        self._seconds.labels(entry, "total").observe(seconds)
+        self._of(self._requests, entry, str(status)).inc()
+        self._of(self._seconds, entry, "total").observe(seconds)
         if rows and status < 400:
-            self._rows.labels(entry).inc(rows)
+            self._of(self._rows, entry).inc(rows)
 
     def took(self, entry: str, part: str, seconds: float) -> None:
         """A part of a request's latency: read, wait, run or write."""
-        self._seconds.labels(entry, part).observe(seconds)
+        self._of(self._seconds, entry, part).observe(seconds)
 
     def waiting(self, entry: str, rows: int) -> None:
         """So many rows wait."""
-        self._waiting.labels(entry).set(rows)
+        self._of(self._waiting, entry).set(rows)
 
     def ran(self, entry: str, requests: int, rows: int, seconds: float) -> None:
         """A batch is through."""
-        self._batches.labels(entry).observe(rows)
-        self._seconds.labels(entry, "run").observe(seconds)
+        self._of(self._batches, entry).observe(rows)
+        self._of(self._seconds, entry, "run").observe(seconds)
 
     def waited(self, entry: str, seconds: float) -> None:
         """A request begins to run."""
-        self._seconds.labels(entry, "wait").observe(seconds)
+        self._of(self._seconds, entry, "wait").observe(seconds)
 
     def dropped(self, entry: str, why: str) -> None:
         """A request gets no answer: overloaded, expired or abandoned."""
-        self._dropped.labels(entry, why).inc()
+        self._of(self._dropped, entry, why).inc()
 
     def received(self, entry: str, observed: Mask) -> None:
         """Samples were read."""
-        self._cells.labels(entry).inc(observed.size)
+        self._of(self._cells, entry).inc(observed.size)
         if missing := observed.size - int(np.count_nonzero(observed)):
-            self._missing.labels(entry).inc(missing)
+            self._of(self._missing, entry).inc(missing)
 
     def judged(self, version: str, out: Feeds, rate: float) -> None:
         """Rows were scored; ``out`` as `Engine.run` gave it."""
         p_value = out["p_value"]
-        self._judged.labels(version).inc(len(p_value) - int(np.count_nonzero(np.isnan(p_value))))
+        self._of(self._judged, version).inc(len(p_value) - int(np.count_nonzero(np.isnan(p_value))))
         if flagged := int(np.count_nonzero(p_value <= rate)):
-            self._flagged.labels(version).inc(flagged)
+            self._of(self._flagged, version).inc(flagged)
         if clipped := int(out["clipped"].sum()):
             self._clipped.inc(clipped)
         self._scores.add(version, out["score"])
 
     def reloaded(self, result: str) -> None:
         """Another version was looked for: "swapped", "refused" or "unreachable"."""
-        self._reloads.labels(result).inc()
+        self._of(self._reloads, result).inc()
 
     def serving(self, name: str, version: str, provider: str, calibration: Array) -> None:
         """This version answers from now on.
@@ -132,6 +141,7 @@ class Metrics:
             for counter in (self._judged, self._flagged):
                 with suppress(KeyError):
                     counter.remove(old)
+                self._children.pop((counter, old), None)
         self._info.clear()
         self._info.labels(name, version, provider).set(1)
 

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -141,6 +142,7 @@ def write_inference(
     return (b"".join([head, *parts]), len(head)) if parts else (head, None)
 
 
+@cache
 def datatype(values: np.dtype[Any]) -> str:
     """The protocol's name of a dtype; texts are BYTES."""
     return "BYTES" if values.kind in "US" else NAMES[values.newbyteorder("<")]
@@ -211,8 +213,8 @@ def _from_json(data: Any, kind: str, count: int, name: str) -> Array:
         raise _unfit(f"its data holds other values than {kind}", name, "null is a missing value of FP inputs")
     wide = {"b": np.bool_, "u": np.uint64, "i": np.int64, "f": np.float64}[DATATYPES[kind].kind]
     try:
-        return np.array(data, wide)
-    except OverflowError as error:
+        return np.frombuffer(bytes(data), np.uint8) if kind == "UINT8" else np.array(data, wide)
+    except (OverflowError, ValueError) as error:
         raise _unfit(f"its data is beyond the range of {kind}", name) from error
 
 

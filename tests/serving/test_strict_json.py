@@ -19,6 +19,7 @@ GOOD = [
     b"1e308",
     b"1e-999",
     b"9" * 308,
+    b"[" + b"9" * 199 + b"e99, 1e-999, 1E+05]",
     b"[[[[[[[[]]]]]]]]",
     b' "[[[[[[[[[["',
 ]
@@ -36,6 +37,7 @@ def test_plain_json_is_what_it_says(body: bytes) -> None:
         (b"[-Infinity]", "bad_json", "-Infinity is not a number in JSON"),
         (b"-1e999", "bad_json", "a number is beyond the range of float64"),
         (b"1" * 309, "bad_json", "a whole number has 309 digits"),
+        (b"1" * 220 + b".5e99", "bad_json", "a number is beyond the range of float64"),
         (b'{"a": 1, "a": 2}', "bad_json", "an object has a key twice"),
         (b'[{"b": {"a": 1, "\\u0061": 2}}]', "bad_json", "an object has a key twice"),
         (b'["\\udC00"]', "bad_json", "a text holds half of a surrogate pair"),
@@ -50,8 +52,9 @@ def test_plain_json_is_what_it_says(body: bytes) -> None:
         (b"[" * 10**6, "too_deep", "the JSON is nested deeper than 8"),
     ],
     ids=[
-        "nan", "infinity", "1e999", "309-digits", "twice", "twice-escaped", "half-pair", "half-pair-key",
-        "latin-1", "surrogate-bytes", "bom", "empty", "two", "nine-lists", "nine-objects", "million",
+        "nan", "infinity", "1e999", "309-digits", "long-and-e99", "twice", "twice-escaped", "half-pair",
+        "half-pair-key", "latin-1", "surrogate-bytes", "bom", "empty", "two", "nine-lists", "nine-objects",
+        "million",
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_refused(body: bytes, code: str, detail: str) -> None:
