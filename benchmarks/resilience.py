@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -45,8 +46,7 @@ def reload(bench: Bench) -> dict[str, Any]:
         for folder in folders.values():
             bundle = load_bundle(folder, device="cpu")
             draft = bench.folder / f"draft-{folder.name}" / "bundle"
-            draft.parent.mkdir()
-            draft.symlink_to(folder, target_is_directory=True)
+            shutil.copytree(folder, draft)
             model = client.create_logged_model(experiment, folder.name)
             client.log_model_artifacts(model.model_id, str(draft.parent))
             client.create_model_version("m", model.artifact_location, tags={"bundle_digest": bundle.digest})
