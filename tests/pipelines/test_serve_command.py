@@ -38,21 +38,22 @@ def test_the_help_names_every_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("environment", "code", "message"),
     [
         (
             {"VAE_ANOMALY_HOST": "0.0.0.0"},
+            2,
             "host '0.0.0.0' is reached from outside; set VAE_ANOMALY_TOKEN, or listen on 127.0.0.1",
         ),
-        ({"VAE_ANOMALY_PORT": "x"}, "VAE_ANOMALY_PORT is 'x'; expected a whole number"),
-        ({"VAE_ANOMALY_PORT": "0"}, "no bundle folder at 'nowhere'; "),
+        ({"VAE_ANOMALY_PORT": "x"}, 2, "VAE_ANOMALY_PORT is 'x'; expected a whole number"),
+        ({"VAE_ANOMALY_PORT": "0"}, 1, "no bundle folder at 'nowhere'; "),
     ],
     ids=["host", "port", "model"],
 )
-def test_what_cannot_be_served_is_one_line(environment: dict[str, str], message: str) -> None:
+def test_what_cannot_be_served_is_one_line(environment: dict[str, str], code: int, message: str) -> None:
     process = serve("nowhere", **environment)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == code
     [line] = [line for line in err.splitlines() if line.startswith("vae-anomaly: ")]
     assert line.startswith(f"vae-anomaly: {message}")
 
