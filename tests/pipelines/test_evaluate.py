@@ -180,4 +180,4 @@ def test_labels_of_one_class_read_n_a(shell: Shell, table_folder: Path, tmp_path
 def test_what_describes_rows_needs_rows(shell: Shell, table_folder: Path) -> None:
     done = shell("evaluate", table_folder, "--label", "odd")
     said = "vae-anomaly: --id-column, --label, --exclude and --novel describe --data; give that too\n"
-    assert done == (1, "", said)
+    assert done == (2, "", said)

@@ -61,7 +61,11 @@ def test_score_is_the_bundles_verdict(asked: tuple[Bundle, Samples]) -> None:
 
 def test_explain_encode_and_decode_are_the_bundles(asked: tuple[Bundle, Samples]) -> None:
     bundle, (values, observed) = asked
-    same(answered(bundle, "explain", values, observed), bundle.explain(values, observed)._asdict())
+    why = bundle.explain(values, observed)
+    same(
+        answered(bundle, "explain", values, observed),
+        {"contributions": why.contributions, "reconstruction": why.reconstruction, "recon": why.recon},
+    )
     latent = {
         name: value for name, value in bundle.encode(values, observed)._asdict().items() if value is not None
     }

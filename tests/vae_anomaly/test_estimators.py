@@ -187,6 +187,7 @@ def test_one_fit_gives_both_answers(table_detector: VAEDetector, imputer: VAEImp
         "settings": table_detector.settings,
         "kinds": None,
         "bounds": None,
+        "missing": "mar",
         "add_indicator": False,
         "device": "cpu",
         "random_state": 0,
