@@ -210,15 +210,24 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
 def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest) -> Array:
     low, span = raw_range(manifest)
     columns, jumps = manifest.tolerances["columns"], _jumps(manifest)
-    if name in ("reconstruction", "low", "high"):
+    if name == "reconstruction":
         return np.asarray(columns * np.maximum(span, np.abs(values - low)) + jumps)
+    if name in ("low", "high"):
+        reach = np.abs(values - _finite(outputs["reconstruction"]))
+        return np.asarray(
+            columns * np.maximum(span, np.abs(values - low)) + jumps + 2 * _root_rounding(reach / 2, span)
+        )
     error = _weight_error(outputs, manifest).reshape(-1, *[1] * (values.ndim - 1))
     if name == "mean_raw":
         spread = _finite(outputs["std_raw"])
         return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread + jumps)
-    # The square root of a variance that is float32's rounding of 0.
-    rounding = VARIANCE_ROUNDING * span * (span / np.maximum(values, math.sqrt(VARIANCE_ROUNDING) * span))
-    return np.asarray(columns * np.maximum(span, values) + error * values + rounding)
+    return np.asarray(columns * np.maximum(span, values) + error * values + _root_rounding(values, span))
+
+
+def _root_rounding(deviation: Array, span: Array) -> Array:
+    """What float32's rounding of a variance near 0 does to its square root."""
+    least = math.sqrt(VARIANCE_ROUNDING) * span
+    return np.asarray(VARIANCE_ROUNDING * span * (span / np.maximum(deviation, least)))
 
 
 def _jumps(manifest: Manifest) -> Array:

@@ -80,6 +80,13 @@ def outputs(**values: Any) -> dict[str, Any]:
         # Raw units: of the column's range or of the distance to it; a constant column's range is 1.
         (TABLE, {"reconstruction": [[5.0, 5.0], [1e6, 7.0]]}, "reconstruction", [[1e-4, 1e-5], [10.0, 2e-5]]),
         (IMAGE, {"reconstruction": [[3.0, -1.0]]}, "reconstruction", [[4e-5, 4e-5]]),
+        # Ends of the expected range are as exact as the root of a variance, which may be rounding alone.
+        (
+            TABLE,
+            {"reconstruction": [[5.0, 5.0]], "high": [[25.0, 5.0]]},
+            "high",
+            [[2.5e-4 + 2 * 2.0**-22 * 10, 1e-5 + 2.0**-10]],
+        ),
         # Terms of a score: of the row's sum, the column's largest or one nat.
         (
             TABLE,
