@@ -68,17 +68,20 @@ class Load:
 
         spec = folder / f"load-{time.monotonic_ns()}.json"
         spec.write_text(json.dumps(asdict(self)))
-        command = [sys.executable, "-m", "benchmarks.load", str(spec)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen([sys.executable, "-m", "benchmarks.load", str(spec)])
 
 
 def finish(process: Any) -> dict[str, Any]:
     """What a load that was begun found."""
-    out, _ = process.communicate()
-    if process.returncode:
+    if process.wait():
         raise SystemExit(f"the load generator failed with exit code {process.returncode}")
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    found: dict[str, Any] = json.loads(_results(Path(process.args[-1])).read_text())
     return found
+
+
+def _results(spec: Path) -> Path:
+    # Not a pipe: it would hold up a long load until somebody reads.
+    return spec.with_suffix(".found")
 
 
 def request(path: str, body: bytes, media: str = "application/json", **headers: str) -> str:
@@ -107,7 +110,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.received = bytearray()
         self.done = asyncio.get_running_loop().create_future()
-        self.began = 0.0
+        self.began = time.perf_counter()
         self.which = -1
         self.needed = 0
 
@@ -123,7 +126,7 @@ class Connection(asyncio.Protocol):
         due = now
         if load.rate is not None:
             # From when it was due, not from when it could be sent: waiting for the last answer counts.
-            due = max(self.began, self.ends - load.seconds) + random.expovariate(load.rate / load.connections)
+            due = self.began + random.expovariate(load.rate / load.connections)
         if due >= self.ends or (load.total is not None and self.found.sent >= load.total):
             self.finish()
         elif due > now:
@@ -172,7 +175,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
         if not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(True)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Count what was under way as lost."""
@@ -180,7 +183,7 @@ class Connection(asyncio.Protocol):
             self.found.statuses[LOST] += 1
             self.which = -1
         if not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(False)
 
 
 async def drive(load: Load) -> dict[str, Any]:
@@ -201,7 +204,8 @@ async def drive(load: Load) -> dict[str, Any]:
                 await asyncio.sleep(0.05)
                 continue
             try:
-                await asyncio.wait_for(made.done, max(ends - time.perf_counter(), 0) + load.patience)
+                if await asyncio.wait_for(made.done, max(ends - time.perf_counter(), 0) + load.patience):
+                    return
             except TimeoutError:
                 made.finish()
 
@@ -238,8 +242,9 @@ def main() -> None:
     """Run the spec named on the command line."""
     import uvloop
 
-    load = Load(**json.loads(Path(sys.argv[1]).read_text()))
-    print(json.dumps(uvloop.run(drive(load))))
+    spec = Path(sys.argv[1])
+    load = Load(**json.loads(spec.read_text()))
+    _results(spec).write_text(json.dumps(uvloop.run(drive(load))))
 
 
 if __name__ == "__main__":
