@@ -97,7 +97,7 @@ def test_the_steps_of_the_dockerfile_make_a_service_without_torch(tmp_path: Path
             command = line.removeprefix("RUN ").replace("/opt/vae-anomaly", str(prefix))
             command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command)
             done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-            if "No matching distribution" in done.stderr or "connection" in done.stderr.lower():
+            if "Failed to establish a new connection" in done.stderr:
                 pytest.skip("no package registry is at hand")
             assert done.returncode == 0, done.stderr[-2000:]
     python = str(prefix / "bin" / "python")
