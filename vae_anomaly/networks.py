@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import conv2d, linear, pad
 
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
@@ -282,9 +282,7 @@ class ConvDecoder(nn.Module):
         for i, (small, large, before, after) in enumerate(steps):
             high, wide = (b - ((a - 1) * 2 - 2 + config.kernel) for a, b in zip(small, large, strict=True))
             blocks.append(
-                nn.ConvTranspose2d(
-                    before, after, config.kernel, stride=2, padding=1, output_padding=(high, wide)
-                )
+                Upsampling(before, after, config.kernel, stride=2, padding=1, output_padding=(high, wide))
             )
             if whole or i < len(steps) - 1:
                 blocks += _after(after, config)
@@ -299,6 +297,51 @@ class ConvDecoder(nn.Module):
             image = image[..., p:-p, p:-p]
         raw: Tensor = image.flatten(1).unflatten(0, z.shape[:-1])
         return raw
+
+
+class Upsampling(nn.ConvTranspose2d):
+    """A transposed convolution of stride 2, exported as four ordinary ones.
+
+    Output pixels of one parity read every second tap of the kernel, a convolution of its own; the four
+    results are interleaved. onnxruntime does that in half the time of its ``ConvTranspose`` [1]_.
+
+    References
+    ----------
+    .. [1] Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016.
+       https://arxiv.org/abs/1609.07009
+    """
+
+    # Below so many channels interleaving costs more than it saves.
+    LEAST_CHANNELS = 8
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Feature maps (B, C, H, W) to maps of about twice the height and width."""
+        if torch.compiler.is_exporting() and self.out_channels >= self.LEAST_CHANNELS:
+            return self.interleaved(x)
+        return super().forward(x, output_size)
+
+    def interleaved(self, x: Tensor) -> Tensor:
+        """The same values from convolutions of stride 1."""
+        rows = [torch.stack([self._parity(x, a, b) for b in (0, 1)], dim=-1).flatten(-2) for a in (0, 1)]
+        height, width = (self._size(x.shape[axis], axis - 2) for axis in (2, 3))
+        return torch.stack(rows, dim=-2).flatten(-3, -2)[..., :height, :width]
+
+    def _size(self, before: int, axis: int) -> int:
+        reach = self.kernel_size[axis] - 2 * int(self.padding[axis]) + self.output_padding[axis]
+        return 2 * (before - 1) + reach
+
+    def _parity(self, x: Tensor, row: int, column: int) -> Tensor:
+        """Output pixels 2 i + row, 2 j + column."""
+        weight, margins = self.weight.transpose(0, 1), []
+        for axis, parity in ((3, column), (2, row)):
+            padding = int(self.padding[axis - 2])
+            first = (parity + padding) % 2
+            taps = torch.arange(first, self.kernel_size[axis - 2], 2, device=x.device).flip(0)
+            last = (parity + padding - first) // 2
+            weight = weight.index_select(axis, taps)
+            half = (self._size(x.shape[axis], axis - 2) + 1) // 2
+            margins += [len(taps) - 1 - last, half + last - x.shape[axis]]
+        return conv2d(pad(x, margins), weight, self.bias)
 
 
 def map_sizes(shape: tuple[int, int, int], config: ModelConfig) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from vae_anomaly.networks import (
     LOG_VARIANCE_LIMIT,
     GaussianHead,
     ModelConfig,
+    Upsampling,
     make_networks,
     map_sizes,
 )
@@ -132,6 +133,17 @@ def test_convolutions_of_any_depth_and_padding_return_to_the_image(depth: int, p
     config = replace(TINY, hidden=(2, 3, 4)[:depth], padding=padding)
     _, decoder = networks((2, 13, 22), config)
     assert decoder(torch.zeros(1, 2)).shape == (1, 2 * 13 * 22)
+
+
+@pytest.mark.parametrize("extra", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
+def test_interleaved_convolutions_are_the_transposed_one(
+    size: tuple[int, int], kernel: int, extra: tuple[int, int]
+) -> None:
+    layer = Upsampling(3, 8, kernel, stride=2, padding=1, output_padding=extra).double()
+    maps = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer.interleaved(maps), layer(maps), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
