@@ -101,20 +101,21 @@ def test_fitting_depends_on_no_global_generator() -> None:
 
 
 @pytest.mark.parametrize("variational", [True, False])
-def test_latent_knn_is_scikit_learns_mean_distance_in_whitened_space(variational: bool) -> None:
+def test_latent_knn_is_scikit_learns_mean_distance(variational: bool) -> None:
     mean = normal(300, 3) @ normal(3, 3, seed=1)
     log_variance = normal(300, 3, seed=2) - 2.0 if variational else None
     score = fitted(LatentKnn(), mean, log_variance)
     new = torch.cat([mean[:5], normal(60, 3, seed=3) @ normal(3, 3, seed=1), torch.full((1, 3), 1e4)])
-    spread = torch.zeros(3) if log_variance is None else log_variance.exp().mean(dim=0)
-    centred = mean - mean.mean(dim=0)
-    covariance = centred.T @ centred / 300 + torch.diag(spread)
-    values, vectors = torch.linalg.eigh(covariance + RIDGE * covariance.diagonal().mean() * torch.eye(3))
-    space = vectors / values.sqrt()
-    near = NearestNeighbors(n_neighbors=5).fit((mean @ space).numpy())
-    distances, _ = near.kneighbors((new @ space).numpy())
+    near = NearestNeighbors(n_neighbors=5).fit(mean.numpy())
+    distances, _ = near.kneighbors(new.numpy())
     got = score(latents_only(new, None if log_variance is None else torch.zeros_like(new)))
     torch.testing.assert_close(got.double(), torch.from_numpy(distances.mean(axis=1)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_collapsed_dimension_adds_next_to_nothing_to_the_distance() -> None:
+    mean = normal(300, 3) * torch.tensor([1.0, 1.0, 1e-6])
+    found = fitted(LatentKnn(), mean)(latents_only(mean[:20]))
+    torch.testing.assert_close(found, fitted(LatentKnn(), mean[:, :2])(latents_only(mean[:20, :2])))
 
 
 def test_the_bank_is_bounded_and_drawn_by_a_fixed_seed() -> None:
@@ -123,7 +124,7 @@ def test_the_bank_is_bounded_and_drawn_by_a_fixed_seed() -> None:
     assert first.bank.shape == (BANK_ROWS, 2)
     assert torch.equal(first.bank, again.bank)
     # Every row of the bank is a training row, none of them twice.
-    rows = first.whitening(mean.float())
+    rows = first.axes(mean.float())
     assert {tuple(row) for row in first.bank.tolist()} <= {tuple(row) for row in rows.tolist()}
     assert len(first.bank.unique(dim=0)) == BANK_ROWS
     few = fitted(LatentKnn(), mean[:3])

@@ -72,7 +72,7 @@ def default_scores(variational: bool) -> tuple[str, ...]:
     """What is exported when nobody says: the default score with its components, and the latent distance."""
     if not variational:
         return ("recon", "latent_maha")
-    return ("combined", *Combined.reads, "latent_maha")
+    return ("combined", "neg_elbo", "recon", "latent_knn", "rapp", "latent_maha")
 
 
 def possible_scores(variational: bool, mask_input: bool = True) -> tuple[str, ...]:

@@ -9,26 +9,28 @@ from torch import Tensor, nn
 
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.quantiles import NormalScore
+from vae_anomaly.vae import log_mean_exp
 
 
 class Combined(Score):
-    """Mean of the normal scores of several scores, without unit; about 0 on average over normal rows.
+    """Soft maximum of the normal scores of several scores, without unit.
 
-    Each component goes through its quantiles among validation rows to a standard normal number,
+    .. math:: \\log \\frac{1}{C} \\sum_c \\exp(s_c)
+
+    Each component goes through its quantiles among validation rows to a standard normal number s_c,
     so that none outweighs another by its scale; beyond both ends the numbers go on growing, so that
-    strong anomalies do not tie. The mean is Stouffer's combination [1]_ but for a constant: the
-    components depend on each other, and the p-value comes from calibration rows, not from a normal.
+    strong anomalies do not tie. One component that is sure outweighs others that are blind [1]_,
+    several that are not quite sure add up. The p-value comes from calibration rows.
 
     References
     ----------
-    .. [1] Stouffer et al., "The American Soldier", Vol. 1, 1949.
-    .. [2] Aggarwal & Sathe, "Theoretical Foundations and Algorithms for Outlier Ensembles", SIGKDD
+    .. [1] Aggarwal & Sathe, "Theoretical Foundations and Algorithms for Outlier Ensembles", SIGKDD
        Explorations 2015. https://doi.org/10.1145/2830544.2830549
     """
 
     variational = True
     held_out = True
-    reads = ("neg_elbo", "recon", "latent_knn", "rapp")
+    reads = ("neg_elbo", "latent_knn", "rapp")
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,9 +49,9 @@ class Combined(Score):
         self.normal_scores = nn.ModuleDict({name: NormalScore(column) for name, column in named})
 
     def forward(self, evidence: Evidence) -> Tensor:
-        """Mean of the components' normal scores."""
+        """Log of the mean of exp(normal score)."""
         values = zip(self.normal_scores.values(), self._values(evidence), strict=True)
-        return torch.stack([score(column) for score, column in values]).mean(dim=0)
+        return log_mean_exp(torch.stack([score(column) for score, column in values]))
 
     def _values(self, evidence: Evidence) -> Tensor:
         """Each component's scores, scaled to rows without gaps, shape (C, B); float64."""

@@ -30,7 +30,10 @@ class LatentMaha(Score):
 
     def fit(self, training: TrainingEvidence) -> None:
         """Centre and principal directions of the training latents."""
-        _, self.whitening = _whitened(training)
+        posteriors = [evidence.posterior for evidence in training()]
+        noise = [p.log_variance.double().exp() for p in posteriors if p.log_variance is not None]
+        means = torch.cat([p.mean for p in posteriors])
+        self.whitening = Whitening.fit(means, torch.cat(noise).mean(dim=0) if noise else None)
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Squared norm of the whitened mean."""
@@ -40,10 +43,10 @@ class LatentMaha(Score):
 class LatentKnn(Score):
     """Mean distance from mu to the k nearest of a bank of training means, without unit.
 
-    .. math:: \\frac{1}{k} \\sum_{j \\in N_k(\\mu)} \\lVert S^{-1/2} (\\mu - \\mu_j) \\rVert
+    .. math:: \\frac{1}{k} \\sum_{j \\in N_k(\\mu)} \\lVert \\mu - \\mu_j \\rVert
 
-    Distances are those of `LatentMaha`, S = Cov(mu) + mean diag sigma^2: a code has no scale of
-    its own, and whitened to its leading directions the bank stays small however long the code is.
+    The prior gives a latent its unit: in it, a collapsed dimension adds nothing, where whitening would
+    make it as loud as any other. Long codes keep their leading directions, so that the bank stays small.
 
     References
     ----------
@@ -54,7 +57,7 @@ class LatentKnn(Score):
     """
 
     derived_from_rows = ("latent_bank",)
-    whitening: Whitening
+    axes: Whitening
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,14 +65,15 @@ class LatentKnn(Score):
         self.register_buffer("bank", torch.zeros(1, 1))
 
     def fit(self, training: TrainingEvidence) -> None:
-        """Whitened means of at most `BANK_ROWS` training rows, drawn by a fixed seed."""
-        means, self.whitening = _whitened(training)
+        """Means of at most `BANK_ROWS` training rows, drawn by a fixed seed."""
+        means = torch.cat([evidence.posterior.mean for evidence in training()])
+        self.axes = Whitening.unscaled(means)
         drawn = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))[:BANK_ROWS]
-        self.bank = self.whitening(means[drawn.sort().values.to(means.device)].float())
+        self.bank = self.axes(means[drawn.sort().values.to(means.device)].float())
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Mean distance to the nearest of the bank."""
-        rows = self.whitening(evidence.posterior.mean)
+        rows = self.axes(evidence.posterior.mean)
         # Squared distance less what all of the bank have in common: it ranks them, and a^2 + b^2 -
         # 2ab of near neighbours would keep no digit of their distance.
         ranks = sum_elements(self.bank**2) - 2 * rows @ self.bank.T
@@ -78,11 +82,3 @@ class LatentKnn(Score):
         neighbours = self.bank.index_select(0, nearest.flatten()).unflatten(0, (-1, count))
         distances = sum_elements((rows[:, None, :] - neighbours) ** 2).sqrt()
         return sum_elements(distances) / count
-
-
-def _whitened(training: TrainingEvidence) -> tuple[Tensor, Whitening]:
-    """Posterior means of the training rows, shape (N, L), and their whitening."""
-    posteriors = [evidence.posterior for evidence in training()]
-    means = torch.cat([p.mean for p in posteriors])
-    noise = [p.log_variance.double().exp() for p in posteriors if p.log_variance is not None]
-    return means, Whitening.fit(means, torch.cat(noise).mean(dim=0) if noise else None)

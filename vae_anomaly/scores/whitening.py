@@ -84,6 +84,17 @@ class Whitening(nn.Module):
         # Rows that are all alike have no variance at all.
         return cls(centre.float(), directions[:, kept].float(), variances[kept].clamp_min(1e-12).float())
 
+    @classmethod
+    def unscaled(cls, rows: Tensor) -> Whitening:
+        """Centred rows (N, F) in their own units; of more than `FULL_COVARIANCE` the leading directions."""
+        rows = rows.double()
+        centre, features = rows.mean(dim=0), rows.shape[1]
+        if features <= FULL_COVARIANCE:
+            directions = torch.eye(features, dtype=rows.dtype, device=rows.device)
+        else:
+            directions = leading_directions((rows - centre).float())[0]
+        return cls(centre, directions, torch.ones(directions.shape[1], dtype=rows.dtype, device=rows.device))
+
     def forward(self, rows: Tensor) -> Tensor:
         """Coordinates of rows (B, F) along the directions kept, shape (B, R)."""
         coordinates: Tensor = self._centred(rows) @ self.directions * self.precisions.sqrt()
