@@ -20,7 +20,8 @@ from vae_anomaly import VAEImputer
 NEAREST_PIXELS = 100
 # Training rows of peers whose time grows with all pairs of rows or columns of images.
 KNN_IMAGES, ITERATIVE_IMAGES = 10_000, 2_000
-FOREST = {"n_estimators": 100, "max_features": "sqrt", "n_jobs": 1}
+FOREST: dict[str, Any] = {"n_estimators": 100, "max_features": "sqrt", "n_jobs": 1, "random_state": 0}
+FOREST_ROUNDS = 6
 MICE_ROUNDS = 10
 
 
@@ -68,7 +69,9 @@ def chained(task: Task) -> Any:
 def forest(task: Task) -> Any:
     """missForest: chained random forests with its own defaults, 100 trees and sqrt(d) columns."""
     return IterativeImputer(
-        RandomForestRegressor(random_state=task.seed, **FOREST), random_state=task.seed, max_iter=6
+        RandomForestRegressor(**FOREST | {"random_state": task.seed}),
+        random_state=task.seed,
+        max_iter=FOREST_ROUNDS,
     )
 
 
