@@ -21,7 +21,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.cells import cell, half_of_normals
-from benchmarks.detection import development_sets
+from benchmarks.development import development_sets
 from benchmarks.harness import parser, show, write
 from benchmarks.pictures import picture_sets
 from vae_anomaly import VAEDetector
@@ -123,7 +123,7 @@ def summary(cells: list[dict[str, float]]) -> dict[str, Any]:
                 "error": float((best - values).std(ddof=1) / np.sqrt(len(values)))
                 if len(values) > 1
                 else 0.0,
-                "chosen": key in default and rule == "mean",
+                "chosen": key in default and rule == "soft maximum",
             }
         )
     show("AUROC on the development sets", rows)

@@ -1,8 +1,7 @@
 """Detection on tables: our default beside PyOD and scikit-learn, on the same splits and seeds.
 
 ``python -m benchmarks.detection --data-root DIR --work WORK`` keeps each cell (set, seed, method) below WORK
-as it finishes and goes on from there; ``--part development`` is the choice of the default score, on sets
-that come with scikit-learn and synthetic ones alone.
+as it finishes and goes on from there.
 """
 
 from __future__ import annotations
@@ -11,18 +10,14 @@ import argparse
 import json
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.ensemble import IsolationForest
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
@@ -30,13 +25,10 @@ from sklearn.svm import OneClassSVM
 from benchmarks.cells import RATES, Detector, Rows, cell, half_of_normals, judged, load_set
 from benchmarks.contaminated import TRIMS, contamination, unlabelled
 from benchmarks.detection_speed import fitting, scoring
+from benchmarks.development import development_sets
 from benchmarks.discoveries import discoveries
 from benchmarks.harness import parser, show, write
 from vae_anomaly import VAEDetector
-from vae_anomaly.assembly import ExportConfig
-from vae_anomaly.fitting import Settings
-from vae_anomaly.scores import Combined, possible_scores
-from vae_anomaly.scores.quantiles import NormalScore
 
 SETS = (
     "annthyroid",
@@ -53,7 +45,6 @@ SETS = (
 SEEDS = (0, 1, 2)
 # Peers that compare all pairs of rows get at most so many for training.
 MOST_ROWS = 10_000
-COMBINED_AT_MOST = 4
 
 
 def main() -> None:
@@ -205,70 +196,6 @@ def summary(work: Path, sets: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
     }
 
 
-def development_sets() -> Iterator[tuple[str, Rows, npt.NDArray[np.bool_]]]:
-    """Sets that come with scikit-learn, one class novel, as tables and as images, and two synthetic ones."""
-    breast, wine, digits = load_breast_cancer(), load_wine(), load_digits()
-    yield "breast, malignant", breast.data, breast.target == 0
-    yield "wine, third", wine.data, wine.target == 2
-    for digit in (1, 4, 7):
-        yield f"digits, {digit}", digits.data, digits.target == digit
-    for digit in (1, 3, 8):
-        yield f"digits as images, {digit}", digits.images / 16, digits.target == digit
-    rng = np.random.default_rng(0)
-    loadings = rng.standard_normal((3, 10))
-    linear = rng.standard_normal((2500, 3)) @ loadings + 0.3 * rng.standard_normal((2500, 10))
-    scattered = rng.standard_normal((500, 10)) * linear.std(axis=0)
-    yield "linear, no factors", np.concatenate([linear, scattered]), np.arange(3000) >= 2500
-    angle = rng.uniform(0, 6, (2000, 1))
-    curve = np.concatenate([np.cos(angle), np.sin(angle), angle, np.sin(2 * angle)], axis=1)
-    curve += 0.05 * rng.standard_normal(curve.shape)
-    yield (
-        "curve, columns shuffled",
-        np.concatenate([curve, rng.permuted(curve[:400], axis=0)]),
-        np.arange(2400) >= 2000,
-    )
-
-
-def development(options: argparse.Namespace) -> dict[str, Any]:
-    """AUROC of every score and of every mean of normal scores of up to four."""
-    names = tuple(name for name in possible_scores(True) if name != "combined")
-    results: dict[tuple[str, ...], list[float]] = {}
-    seeds = seeds_of(options)
-    for _, x, anomalous in development_sets():
-        for seed in seeds:
-            split = half_of_normals(x, anomalous, seed)
-            settings = Settings(export=ExportConfig(scores=names, default_score="neg_elbo"))
-            detector = VAEDetector(random_state=seed, settings=settings).fit(split.train)
-            frame, tables_of = detector.scores(split.test), detector.answers_.calibration
-            normal = {
-                name: NormalScore(torch.from_numpy(tables_of[f"score_{name}"]))(
-                    torch.from_numpy(frame[name].to_numpy(np.float64))
-                ).numpy()
-                for name in names
-            }
-            for count in range(1, COMBINED_AT_MOST + 1):
-                for chosen in combinations(names, count):
-                    mean = np.mean([normal[name] for name in chosen], axis=0)
-                    results.setdefault(chosen, []).append(float(roc_auc_score(split.labels, mean)))
-    ranked = sorted(results, key=lambda chosen: -statistics.mean(results[chosen]))
-    behind = {chosen: np.subtract(results[ranked[0]], values) for chosen, values in results.items()}
-    shown = {*ranked[:10], *(chosen for chosen in ranked if len(chosen) == 1)}
-    rows = [
-        {
-            "scores": " + ".join(chosen),
-            "mean": statistics.mean(results[chosen]),
-            "worst": min(results[chosen]),
-            "behind": float(behind[chosen].mean()),
-            "error": float(behind[chosen].std(ddof=1) / np.sqrt(len(behind[chosen]))),
-            "chosen": set(chosen) == set(Combined.reads),
-        }
-        for chosen in ranked
-        if chosen in shown or set(chosen) == set(Combined.reads)
-    ]
-    show("AUROC on the development sets", rows)
-    return {"rows": rows, "sets": [name for name, *_ in development_sets()], "seeds": list(seeds)}
-
-
 def mixed(options: argparse.Namespace) -> dict[str, Any]:
     """Anomalies mixed into the training rows of the sets of ADBench: for reporting."""
     sets = ((name, *load_set(options.data_root, name)) for name in (SETS[:2] if options.quick else SETS))
@@ -300,7 +227,6 @@ UNLABELLED = {name: OURS[name] for name in ("vae-anomaly, trim none", "vae-anoma
 }
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "tables": tables,
-    "development": development,
     "unlabelled": everything,
     "contamination": mixed,
     "contamination-development": mixed_development,

@@ -153,23 +153,6 @@ def detection_tables(results: dict[str, dict[str, Any]]) -> str:
             f"AUROC of our scores alone, mean: {scores}.\n\nFalse alarms asked and found: {alarms}.\n"
         )
         parts.append(measured_by(section))
-    if "development" in found:
-        section = found["development"]
-        rows = [
-            (
-                f"**{row['scores']}**" if row["chosen"] else row["scores"],
-                f"{row['mean']:.3f}",
-                f"{row['worst']:.3f}",
-                f"{row['behind']:.4f} ± {row['error']:.4f}",
-            )
-            for row in section["rows"]
-        ]
-        parts.append(f"Means of normal scores on the development sets ({'; '.join(section['sets'])}):\n")
-        parts.append(table(("scores", "mean AUROC", "worst", "behind the best"), rows))
-        parts.append(
-            "Bold: the default. Behind the best: mean and standard error of the difference over cells.\n"
-        )
-        parts.append(measured_by(section))
     return "\n".join(parts if len(parts) > 1 else [*parts, f"{MISSING}\n"])
 
 
