@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 # Standardised units beyond which a table's cell is clipped: far outside any training range, and
 # small enough that squares and products of it stay finite in float32.
 TABLE_LIMIT = 1e4
+# Distance of a standard normal's quartiles.
+NORMAL_QUARTILES = 1.3489795
+# Share of the standard deviation that the spread of the middle half must have: with less, half of the
+# cells are all but one value, and the others would lie beyond the limit.
+ROBUST_AT_LEAST = 1e-3
 
 
 class Encoded(NamedTuple):
@@ -92,7 +97,8 @@ class TableEncoding(nn.Module):
     Parameters
     ----------
     mean, scale : float64 Tensor, shape (D,)
-        Raw units; the scale of a constant column is 1.
+        Raw units; the scale of a constant column is 1. Of robust scaling the median, and the distance of
+        the quartiles over 1.349, which is a normal's standard deviation.
     """
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
@@ -104,8 +110,8 @@ class TableEncoding(nn.Module):
         self.dtype = torch.float64
 
     @classmethod
-    def fit(cls, samples: Samples, schema: TableSchema) -> TableEncoding:
-        """Mean and standard deviation of the observed cells of each column.
+    def fit(cls, samples: Samples, schema: TableSchema, scaling: str = "standard") -> TableEncoding:
+        """Mean and standard deviation of the observed cells of each column, or their robust counterparts.
 
         Raises
         ------
@@ -117,6 +123,8 @@ class TableEncoding(nn.Module):
         constant = [name for name, s in zip(schema.names, scale, strict=True) if s == 0]
         if constant:
             log.warning("constant training columns, kept with scale 1: %s", ", ".join(constant))
+        if scaling == "robust":
+            mean, scale = _quartiles(samples.values, samples.observed, scale)
         return cls(torch.from_numpy(mean), torch.from_numpy(np.where(scale == 0, 1.0, scale)))
 
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
@@ -195,7 +203,7 @@ class MixedEncoding(nn.Module):
         self.register_buffer(name, torch.tensor(values, dtype=kind), persistent=False)
 
     @classmethod
-    def fit(cls, samples: Samples, schema: TableSchema) -> MixedEncoding:
+    def fit(cls, samples: Samples, schema: TableSchema, scaling: str = "standard") -> MixedEncoding:
         """Moments of the columns that are numbers; of the others the schema knows all.
 
         Raises
@@ -207,7 +215,7 @@ class MixedEncoding(nn.Module):
         columns = schema.columns
         single = [i for i, column in enumerate(columns) if not column.classes]
         rows = Samples(samples.values[:, single], samples.observed[:, single])
-        numbers = TableEncoding.fit(rows, TableSchema(tuple(columns[i] for i in single)))
+        numbers = TableEncoding.fit(rows, TableSchema(tuple(columns[i] for i in single)), scaling)
         for place, column in enumerate(columns[i] for i in single):
             if column.kind == "binary":
                 low, high = column.low or 0.0, column.high if column.high is not None else 1.0
@@ -260,12 +268,14 @@ class MixedEncoding(nn.Module):
 Encoding = ImageEncoding | TableEncoding | MixedEncoding
 
 
-def fit_encoding(schema: Schema, samples: Samples, output_range: tuple[float, float]) -> Encoding:
+def fit_encoding(
+    schema: Schema, samples: Samples, output_range: tuple[float, float], scaling: str = "standard"
+) -> Encoding:
     """The encoding for a schema, its statistics taken from training samples."""
     if isinstance(schema, ImageSchema):
         return ImageEncoding(schema, *output_range)
     plain = all(column.kind == "real" and column.lower is column.upper is None for column in schema.columns)
-    return TableEncoding.fit(samples, schema) if plain else MixedEncoding.fit(samples, schema)
+    return (TableEncoding if plain else MixedEncoding).fit(samples, schema, scaling)
 
 
 def _refuse_empty(samples: Samples, schema: TableSchema) -> None:
@@ -278,6 +288,14 @@ def _refuse_empty(samples: Samples, schema: TableSchema) -> None:
 def _inverse(places: list[int]) -> list[int]:
     """Where each entry stands after a permutation."""
     return [int(place) for place in np.argsort(places)]
+
+
+def _quartiles(values: np.ndarray, observed: Mask, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread of the middle half; the deviation where that half is all one value."""
+    cells = np.where(observed, values, np.nan)
+    low, middle, high = np.nanquantile(cells, (0.25, 0.5, 0.75), axis=0)
+    spread = (high - low) / NORMAL_QUARTILES
+    return middle, np.where(spread > ROBUST_AT_LEAST * deviation, spread, deviation)
 
 
 def _moments(values: np.ndarray, observed: Mask) -> tuple[np.ndarray, np.ndarray]:

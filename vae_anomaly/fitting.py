@@ -166,7 +166,7 @@ def make_trainer(
     """A fresh model with the encoding that its training rows give, ready to be trained."""
     complete, config = _complete(settings, schema, parts)
     likelihood = make_likelihood(config, schema)
-    encoding = fit_encoding(schema, parts.train, likelihood.output_range)
+    encoding = fit_encoding(schema, parts.train, likelihood.output_range, config.scaling)
     model = make_model(schema.shape, config, torch.Generator().manual_seed(seed), likelihood)
     if model.missing is not None:
         model.missing.start(_skewness(encoding, parts.train))

@@ -68,6 +68,9 @@ class ModelConfig:
         Of a Gaussian, Laplace or Student-t likelihood.
     output : {"identity", "sigmoid", "tanh"}
         What bounds the location of a Gaussian or Laplace likelihood.
+    scaling : {"standard", "robust"}
+        How columns of numbers come to one scale: by mean and standard deviation, or by median and
+        quartiles, on which outliers among the training rows have no say.
     activation : {"relu", "leaky-relu", "silu", "tanh"}
     mask_input : bool
         Whether the encoder sees which elements are observed.
@@ -98,6 +101,7 @@ class ModelConfig:
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "laplace", "student-t"] = "gaussian"
     scale: float | str = "learned"
     output: Literal["identity", "sigmoid", "tanh"] = "identity"
+    scaling: Literal["standard", "robust"] = "standard"
     activation: Literal["relu", "leaky-relu", "silu", "tanh"] = "relu"
     mask_input: bool = True
     dense: int = 0

@@ -210,6 +210,22 @@ def test_a_constant_column_has_scale_one_and_a_warning(caplog: pytest.LogCapture
     assert clipped.tolist() == [0]
 
 
+def test_robust_scaling_is_median_and_quartiles_of_the_observed_cells() -> None:
+    values = np.random.default_rng(0).standard_normal((4001, 3)) * [1.0, 20.0, 1.0] + [0.0, 5.0, 0.0]
+    values[:40, 0], values[:, 2] = 1e6, 0.0
+    values[:5, 2] = [1.0, 2.0, 3.0, 4.0, 5.0]
+    observed = np.ones(values.shape, dtype=np.bool_)
+    observed[100:200, 1] = False
+    encoding = TableEncoding.fit(Samples(values, observed), table_schema(3), "robust")
+    low, middle, high = np.quantile(values[observed[:, 1], 1], [0.25, 0.5, 0.75])
+    assert encoding.mean[1].item() == pytest.approx(middle)
+    assert encoding.scale[1].item() == pytest.approx((high - low) / 1.3489795)
+    # One cell in a hundred is a million, and the others keep their scale.
+    assert encoding.scale[0].item() == pytest.approx(1, rel=0.1)
+    # The quartiles coincide: the standard deviation stays.
+    assert encoding.scale[2].item() == pytest.approx(values[:, 2].std())
+
+
 def test_last_bits_are_no_spread() -> None:
     assert fitted(column(0.1 + 0.2, 0.3, 0.3)).scale.tolist() == [1.0]
 
