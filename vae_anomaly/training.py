@@ -29,6 +29,9 @@ from vae_anomaly.vae import VAE, Autoencoder
 
 # Variance of a latent mean over the data above which the unit carries information (Burda et al., 2016).
 ACTIVE_VARIANCE = 0.01
+# Most that a hidden cell may cost on average in a row, nats, a normal one three deviations away: one cell
+# far out in a column that is constant otherwise would outweigh all others in the choice of an epoch.
+CELL_COST = 5.0
 # A loss this many times the first epoch's has lost its way.
 DIVERGED = 100.0
 # How many times faster a learned scale goes than weights: Adam moves a parameter by about the learning
@@ -373,7 +376,8 @@ class Trainer:
         x, observed = encoded.x, encoded.observed
         if hidden is not None and isinstance(self.model, VAE):
             cells = hidden[rows].flatten(1) & observed
-            return float(predictive_loss(self.model, x, observed & ~cells, cells, noise).sum())
+            costs = predictive_loss(self.model, x, observed & ~cells, cells, noise)
+            return float(torch.minimum(costs, CELL_COST * cells.sum(dim=1)).sum())
         part = losses(self.model, x, observed, noise, self.objective, self.objective.beta)
         return float(part.loss) * len(rows)
 
