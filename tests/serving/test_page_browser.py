@@ -124,8 +124,12 @@ def test_the_latent_walk_moves_the_decoders_picture(services: dict[str, str], pa
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     page.wait_for_function("before => document.getElementById('where').textContent !== before", arg=place)
-    page.wait_for_load_state("networkidle")
-    assert np.abs(pixels(page, "decoded") - before).max() > 0
+    # The picture is asked for once the keys rest.
+    for _ in range(200):
+        if (moved := np.abs(pixels(page, "decoded") - before).max()) > 0:
+            break
+        page.wait_for_timeout(50)
+    assert moved > 0
 
 
 def test_a_row_typed_in_is_judged_and_filled(
