@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.vae_anomaly.linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
+from vae_anomaly.assembly import Parts
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.fitting import Settings
+from vae_anomaly.fitting import Settings, make_trainer
 from vae_anomaly.imputer_fitting import (
     HIDDEN_SHARE,
     _best_epoch,
@@ -20,7 +21,7 @@ from vae_anomaly.imputer_fitting import (
 from vae_anomaly.networks import ModelConfig, make_networks
 from vae_anomaly.objectives import predictive_loss
 from vae_anomaly.schema import Samples, infer_schema
-from vae_anomaly.training import TrainingConfig
+from vae_anomaly.training import CELL_COST, TrainingConfig
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((240, 1)) @ RNG.standard_normal((1, 5)) + 0.3 * RNG.standard_normal((240, 5))
@@ -73,6 +74,24 @@ def test_the_best_epoch_is_that_of_the_mean_over_a_twentieth() -> None:
     losses = np.concatenate([np.linspace(3, 1, 50), np.linspace(1, 2, 50)])
     losses[90] = 0.5  # a lucky epoch in bad company
     assert abs(_best_epoch([{"val_loss": loss} for loss in losses]) - 51) <= 1
+
+
+def test_one_cell_far_out_cannot_choose_the_epoch() -> None:
+    rows, hidden = samples().values[:40].copy(), np.zeros((40, 5), dtype=bool)
+    hidden[0, 0] = True
+    settings = Settings(
+        ModelConfig(hidden=(4,), latent_size=2, scale="element"),
+        training=TrainingConfig(epochs=1, random_mask=0.0),
+    )
+    costs = []
+    for value in (0.0, 1e6):
+        rows[0, 0] = value
+        watched = Samples(rows[:1], np.ones((1, 5), dtype=bool))
+        parts = Parts(Samples(rows[1:], np.ones((39, 5), dtype=bool)), watched, watched, hidden[:1])
+        trainer, _ = make_trainer(infer_schema(ROWS), parts, settings, seed=0, device="cpu")
+        costs.append(trainer.fit(parts.train, parts.validation, parts.hidden)[-1]["val_loss"])
+    assert costs[0] < CELL_COST
+    assert costs[1] == CELL_COST
 
 
 @pytest.mark.parametrize(("missing", "masked"), [(0.0, 0.5), (0.5, 0.25)])
