@@ -131,13 +131,14 @@ def running(command: Path, folder: Path) -> Iterator[tuple[str, str]]:
         "PATH": os.environ["PATH"],
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    process = subprocess.Popen([str(command), "serve"], cwd=folder, env=settings, stderr=subprocess.PIPE)
-    try:
-        await_ready(f"http://127.0.0.1:{ops}", process)
-        yield f"http://127.0.0.1:{main}", f"http://127.0.0.1:{ops}"
-    finally:
-        process.terminate()
-        assert process.wait(30) in (0, 143)
+    started = subprocess.Popen([str(command), "serve"], cwd=folder, env=settings, stderr=subprocess.PIPE)
+    with started as process:
+        try:
+            await_ready(f"http://127.0.0.1:{ops}", process)
+            yield f"http://127.0.0.1:{main}", f"http://127.0.0.1:{ops}"
+        finally:
+            process.terminate()
+            assert process.wait(30) in (0, 143)
 
 
 def await_ready(ops: str, process: subprocess.Popen[bytes]) -> None:
