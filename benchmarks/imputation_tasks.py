@@ -142,7 +142,7 @@ def images(data_root: Path, quick: bool) -> Iterator[Task]:
             for pattern in PATTERNS:
                 rng = np.random.default_rng(seed)
                 rows = rng.choice(len(test), 100 if quick else IMAGE_QUERIES, replace=False)
-                truth = _pixels(test.data.numpy()[rows])
+                truth = _pixels(test[rows])
                 gaps = np.where(_hidden(pattern, len(rows), rng).reshape(truth.shape), np.nan, truth)
                 yield Task(f"{name}, {pattern}", seed, fit, gaps, truth, (28, 28))
 
