@@ -27,7 +27,7 @@ TABLE_LIMIT = 1e4
 NORMAL_QUARTILES = 1.3489795
 # Share of the standard deviation that the spread of the middle half must have: with less, half of the
 # cells are all but one value, and the others would lie beyond the limit.
-ROBUST_AT_LEAST = 1e-3
+ROBUST_AT_LEAST = 1e-6
 
 
 class Encoded(NamedTuple):
