@@ -166,11 +166,13 @@ FIGURES = (
         "20 times faster",
         "imputation_speed",
         "many",
-        lambda v: "; ".join(
-            f"{number(v['times_faster'][name])} times ({number(v['seconds'][name])} s)"
-            for name in ("recommended", "narrow")
-        )
-        + f", of {v.get('peer_rounds', 1)} round(s) of missForest",
+        lambda v: (
+            "; ".join(
+                f"{number(v['times_faster'][name])} times ({number(v['seconds'][name])} s)"
+                for name in ("recommended", "narrow")
+            )
+            + f", of {v.get('peer_rounds', 1)} round(s) of missForest"
+        ),
     ),
     Figure(
         "observed cells changed by imputation",
