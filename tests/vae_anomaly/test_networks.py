@@ -146,6 +146,13 @@ def test_interleaved_convolutions_are_the_transposed_one(
     torch.testing.assert_close(layer.interleaved(maps), layer(maps), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("channels", "transposed"), [(8, False), (1, True)])
+def test_only_narrow_transposed_convolutions_are_exported_as_such(channels: int, transposed: bool) -> None:
+    layer = Upsampling(2, channels, 4, stride=2, padding=1)
+    nodes = torch.export.export(layer, (torch.zeros(1, 2, 3, 3),)).graph.nodes
+    assert any("conv_transpose" in str(node.target) for node in nodes) == transposed
+
+
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_latents_of_any_rank_decode_alike(network: Any, batch_norm: bool) -> None:
