@@ -55,12 +55,15 @@ class Tables:
         found = self.arrays.get(f"gap{place}_score_{name}", self.arrays[f"score_{name}"])
         return np.asarray(found, dtype=np.float64)
 
+    @property
+    def ends(self) -> list[float]:
+        """Largest missing share of each bin, ascending; 1 alone without bins."""
+        return [float(edge) for edge in self.arrays.get("gap_edges", (1.0,))]
+
     def places(self, missing: Float) -> npt.NDArray[np.int64]:
         """Number of the bin of each missing share."""
-        edges = self.arrays.get("gap_edges")
-        if edges is None:
-            return np.zeros(len(missing), dtype=np.int64)
-        return np.minimum(np.searchsorted(edges, missing, side="left"), len(edges) - 1)
+        ends = self.ends
+        return np.minimum(np.searchsorted(ends, missing, side="left"), len(ends) - 1)
 
     def _by_bin(
         self, name: str, scores: Array, missing: Float, judge: Callable[[Float, Float], Float]

@@ -11,6 +11,7 @@ from torch import Tensor
 from vae_anomaly.choices import check_choices
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import observed_log_prob, sum_elements
+from vae_anomaly.networks import Posterior
 from vae_anomaly.trimming import check_trim
 from vae_anomaly.vae import VAE, Autoencoder, kl_per_latent, log_mean_exp, log_prior_ratio, reparameterise
 
@@ -34,12 +35,17 @@ class ObjectiveConfig:
     trim : float or "auto"
         Share of the training rows, those with the highest losses, that the model is not shown after the
         first tenth of the epochs, because they may be anomalies; "auto" estimates it, see `trimming`.
+    denoise : bool
+        Judge a row under a random mask by all that is known of it, not only by what the mask leaves
+        [3]_: its code is then one to fill gaps from.
 
     References
     ----------
     .. [1] Higgins et al., "beta-VAE", ICLR 2017. https://openreview.net/forum?id=Sy2fzU9gl
     .. [2] Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow",
        NeurIPS 2016. https://arxiv.org/abs/1606.04934
+    .. [3] Im et al., "Denoising Criterion for Variational Auto-Encoding Framework", AAAI 2017.
+       https://arxiv.org/abs/1511.06406
     """
 
     bound: Literal["elbo", "iw"] = "elbo"
@@ -48,6 +54,7 @@ class ObjectiveConfig:
     warmup_epochs: float = 0.0
     free_bits: float = 0.0
     trim: float | str = 0.0
+    denoise: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -92,6 +99,7 @@ def losses(
     noise: Tensor,
     config: ObjectiveConfig,
     kl_weight: float = 1.0,
+    shown: Tensor | None = None,
 ) -> Losses:
     """The objective on a batch.
 
@@ -103,8 +111,10 @@ def losses(
     config : ObjectiveConfig
     kl_weight : float
         From `ObjectiveConfig.kl_weight`.
+    shown : bool Tensor, shape (B, D), optional
+        What the encoder sees of the elements observed; all of them if left out.
     """
-    posterior = model.encode(x, observed)
+    posterior = model.encode(x, observed) if shown is None else encode_shown(model, x, shown)
     if not isinstance(model, VAE):
         reconstruction = -model.log_likelihood(posterior.mean, x, observed).mean()
         return Losses(reconstruction, reconstruction, torch.zeros_like(reconstruction))
@@ -121,6 +131,11 @@ def losses(
     return Losses(loss, -log_likelihood.mean(), mean_kl)
 
 
+def encode_shown(model: Autoencoder, x: Tensor, shown: Tensor) -> Posterior:
+    """q(z | x shown) of rows that may be known elsewhere too."""
+    return model.encode(torch.where(model.likelihood.widened(shown), x, 0.0), shown)
+
+
 def predictive_loss(model: VAE, x: Tensor, observed: Tensor, hidden: Tensor, noise: Tensor) -> Tensor:
     """-log p(x hidden | x observed) in nats, shape (B,): sum_k r_k p(x hidden | z_k), r = softmax(log w).
 
@@ -133,7 +148,7 @@ def predictive_loss(model: VAE, x: Tensor, observed: Tensor, hidden: Tensor, noi
         Disjoint; the encoder sees the first alone.
     noise : Tensor, shape (K, B, L)
     """
-    posterior = model.encode(torch.where(model.likelihood.widened(observed), x, 0.0), observed)
+    posterior = encode_shown(model, x, observed)
     z = reparameterise(posterior, noise)
     raw = model.decode(z)
     seen = observed_log_prob(model.likelihood, raw, x, observed) + log_prior_ratio(posterior, z, noise)

@@ -24,6 +24,8 @@ TESTED = ("score", "decode", "step")
 STEPS = ("chains", "warm_up", "steps")
 # Scores that sum over elements.
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
+# Scores that are differences of bounds, `iw_nll` among them: as exact as what they are taken of.
+DIFFERENCES = ("typicality", "background_ratio")
 # Scores that enlarge small differences: of large activations; of components, by the spread of
 # validation rows, at most 1 / `quantiles.RESOLUTION` fold. Two digits of float32 go.
 ENLARGED = ("lpath", "rapp", "combined")
@@ -189,7 +191,7 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     if name == "clipped":
         return np.full_like(values, 0.5)
     if name == "score" or name in manifest.scores:
-        if name == "typicality" and "iw_nll" in outputs:  # a difference, as exact as what it is taken of
+        if name in DIFFERENCES and "iw_nll" in outputs:
             size = np.maximum(size, np.abs(_finite(outputs["iw_nll"])))
         floor = _score_floor(manifest.default_score if name == "score" else name, manifest)
         return np.asarray(tolerances["scores"] * np.maximum(size, max(float(np.median(size)), floor)))

@@ -276,8 +276,8 @@ class Trainer:
             step, steps = epoch * len(batches) + i, self.config.epochs * len(batches)
             rate = self.config.rate(step, steps)
             rows_shown = index if kept is None else kept[index]
-            x, observed = self._encode(train, rows_shown, generator)
-            part = self._step(x, observed, optimizer, generator, rate, epoch + i / len(batches))
+            encoded, shown = self._masked(train, rows_shown, generator)
+            part = self._step(encoded, shown, optimizer, generator, rate, epoch + i / len(batches))
             total += torch.stack(part).detach() * len(index)
             rows += len(index)
         loss, reconstruction, kl = (total / max(rows, 1)).tolist()
@@ -323,19 +323,20 @@ class Trainer:
         # Batch norm has no variance over one row.
         return (batch for batch in batches if len(batch) > 1)
 
-    def _encode(self, train: Data, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _masked(
+        self, train: Data, index: Tensor, generator: torch.Generator
+    ) -> tuple[Encoded, Tensor | None]:
+        """Rows in model space, and what random masks leave of their observed elements, if there are any."""
         encoded = self.encoding(*train.batch(index))
-        x, observed = encoded.x, encoded.observed
-        if self.config.random_mask:
-            shape = getattr(self.encoding, "shape", None)
-            observed = observed & random_masks(observed.shape, shape, self.config.random_mask, generator)
-            x = torch.where(self.model.likelihood.widened(observed), x, 0.0)
-        return x, observed
+        if not self.config.random_mask:
+            return encoded, None
+        shape, size = getattr(self.encoding, "shape", None), encoded.observed.shape
+        return encoded, encoded.observed & random_masks(size, shape, self.config.random_mask, generator)
 
     def _step(
         self,
-        x: Tensor,
-        observed: Tensor,
+        encoded: Encoded,
+        shown: Tensor | None,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         rate: float,
@@ -343,8 +344,10 @@ class Trainer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        noise = self._noise(len(x), generator)
-        part = losses(self.model, x, observed, noise, self.objective, self.objective.kl_weight(epoch))
+        judged = encoded.observed if shown is None or self.objective.denoise else shown
+        noise = self._noise(len(judged), generator)
+        weight = self.objective.kl_weight(epoch)
+        part = losses(self.model, encoded.x, judged, noise, self.objective, weight, shown)
         optimizer.zero_grad(set_to_none=True)
         part.loss.backward()
         if self.config.clip_norm:

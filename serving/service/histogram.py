@@ -8,11 +8,20 @@ import numpy as np
 
 from vae_anomaly.calibration import threshold
 from vae_anomaly.exceptions import CalibrationError
+from vae_anomaly.gaps import Tables
 from vae_anomaly.schema import Array
 
 BINS = 40
 # Beyond these shares the outermost bins take all: a few extreme rows would flatten the rest.
 SHOWN = (0.001, 0.995)
+
+
+def calibration_histograms(tables: Tables, false_alarm_rate: float) -> list[dict[str, Any]]:
+    """One per bin of missing share; a row belongs to the first that its share does not exceed."""
+    return [
+        {"missing_up_to": end, **calibration_histogram(tables.table("score", place), false_alarm_rate)}
+        for place, end in enumerate(tables.ends)
+    ]
 
 
 def calibration_histogram(sorted_scores: Array, false_alarm_rate: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from serving.service.aside import INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, accepted, content_type
 from serving.service.calls import call_of
 from serving.service.engine import Engine, Models
-from serving.service.histogram import calibration_histogram
+from serving.service.histogram import calibration_histograms
 from serving.service.metrics import Metrics
 from serving.service.options import Options
 from serving.service.rates import rate_of
@@ -122,9 +122,7 @@ def described(engine: Engine, settings: Any) -> dict[str, Any]:
         "default_score": manifest.default_score,
         "false_alarm_rate": manifest.false_alarm_rate,
         "latent_size": manifest.latent_size,
-        "calibration": calibration_histogram(
-            engine.bundle.calibration["score_score"], manifest.false_alarm_rate
-        ),
+        "calibration": calibration_histograms(engine.bundle.tables, manifest.false_alarm_rate),
         "entries": list(engine.entries),
         "likelihood": manifest.likelihood,
         "architecture": manifest.architecture,

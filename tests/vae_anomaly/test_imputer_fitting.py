@@ -20,7 +20,7 @@ from vae_anomaly.imputer_fitting import (
 )
 from vae_anomaly.networks import ModelConfig, make_networks
 from vae_anomaly.objectives import predictive_loss
-from vae_anomaly.schema import Samples, infer_schema
+from vae_anomaly.schema import ImageSchema, Samples, infer_schema
 from vae_anomaly.training import CELL_COST, TrainingConfig
 
 RNG = np.random.default_rng(0)
@@ -100,6 +100,22 @@ def test_the_less_is_missing_the_more_is_masked(missing: float, masked: float) -
     settings = imputer_settings(infer_schema(ROWS), shown)
     assert settings.training is not None
     assert settings.training.random_mask == pytest.approx(masked, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("side", "latents", "shown"), [(8, 16, 600_000), (28, 64, 600_000), (96, 64, 36_000)]
+)
+def test_images_get_latents_by_their_pixels_and_training_by_their_cost(
+    side: int, latents: int, shown: int
+) -> None:
+    rows = 6_000
+    images = np.zeros((rows, 1, side, side), dtype=np.uint8)
+    settings = imputer_settings(ImageSchema(1, side, side), Samples(images, np.ones_like(images, dtype=bool)))
+    assert settings.model is not None
+    assert settings.training is not None
+    assert settings.model.latent_size == latents
+    assert settings.training.epochs * rows == shown
+    assert settings.objective.denoise
 
 
 @pytest.mark.parametrize(("rows", "times"), [(240, 2), (90, 1)], ids=["twice", "once"])

@@ -78,6 +78,17 @@ def test_iw_without_kl_weight_is_reconstruction_alone() -> None:
     torch.testing.assert_close(evaluate(model, 1, 0.0, bound="iw").loss, reconstruction(model, 1))
 
 
+def test_what_the_encoder_is_not_shown_is_judged_all_the_same() -> None:
+    """-log p(x observed | z) + KL with z ~ q(z | x shown), and nothing else of x reaches q."""
+    model, known = linear_gaussian(shift=0.2, stretch=1.2), torch.ones_like(ROWS.observed)
+    got = losses(model, ROWS.x, known, noise(3), ObjectiveConfig(draws=3), 0.5, ROWS.observed)
+    q = posterior(model)
+    assert q.log_variance is not None
+    z = q.mean + (q.log_variance / 2).exp() * noise(3)
+    density = Normal(model.decode(z), 0.6).log_prob(ROWS.x).sum(dim=-1)
+    torch.testing.assert_close(got.loss, 0.5 * kl(model) - density.mean())
+
+
 def test_the_expected_one_draw_bounds_agree() -> None:
     model = linear_gaussian(shift=0.1, stretch=1.1)
     config = ObjectiveConfig(draws=4000)

@@ -76,6 +76,13 @@ def outputs(**values: Any) -> dict[str, Any]:
             "typicality",
             [3e-3, 2e-3],
         ),
+        # So is the difference of two bounds.
+        (
+            replace(TABLE, scores=("background_ratio", "iw_nll")),
+            {"background_ratio": [1.0, 2.0], "iw_nll": [300.0, 100.0]},
+            "background_ratio",
+            [3e-3, 2e-3],
+        ),
         (TABLE, {"clipped": [0.0, 7.0]}, "clipped", [0.5, 0.5]),
         # Raw units: of the column's range or of the distance to it; a constant column's range is 1.
         (TABLE, {"reconstruction": [[5.0, 5.0], [1e6, 7.0]]}, "reconstruction", [[1e-4, 1e-5], [10.0, 2e-5]]),

@@ -29,7 +29,7 @@ from vae_anomaly import training
 from vae_anomaly.checkpoints import read_checkpoint
 from vae_anomaly.encoding import ImageEncoding, TableEncoding
 from vae_anomaly.exceptions import DivergedError
-from vae_anomaly.networks import ModelConfig
+from vae_anomaly.networks import ModelConfig, Posterior
 from vae_anomaly.objectives import Losses, ObjectiveConfig, losses
 from vae_anomaly.schema import ImageSchema, Samples
 from vae_anomaly.training import Data, Epoch, Trainer, TrainingConfig
@@ -224,7 +224,7 @@ def test_the_kl_weight_rises_from_step_to_step(monkeypatch: pytest.MonkeyPatch) 
     given: list[float] = []
 
     def spying(*args: Any) -> Losses:
-        given.append(args[-1])
+        given.append(args[5])
         return losses(*args)
 
     monkeypatch.setattr(training, "losses", spying)
@@ -232,6 +232,24 @@ def test_the_kl_weight_rises_from_step_to_step(monkeypatch: pytest.MonkeyPatch) 
     trainer(replace(CONFIG, epochs=3, batch_size=25), objective=objective).fit(TRAIN, VALIDATION)
     # Two steps per epoch, then validation at full weight.
     assert given == [0.0, 0.5, 2.0, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_denoising_judges_what_the_random_masks_took(monkeypatch: pytest.MonkeyPatch, denoise: bool) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spying(*args: Any) -> Losses:
+        if len(args) == 7:
+            seen.append((args[2], args[6]))
+        return losses(*args)
+
+    monkeypatch.setattr(training, "losses", spying)
+    objective = ObjectiveConfig(denoise=denoise)
+    trainer(replace(CONFIG, epochs=1, random_mask=1.0), objective=objective).fit(TRAIN, VALIDATION)
+    judged, shown = (torch.cat(masks) for masks in zip(*seen, strict=True))
+    assert not (shown & ~judged).any()
+    hidden = (judged & ~shown).float().mean().item()
+    assert hidden == (pytest.approx(0.5, abs=0.1) if denoise else 0.0)
 
 
 @pytest.mark.parametrize("clip", [1e-3, 0.0])
@@ -274,17 +292,22 @@ def test_a_last_batch_of_one_row_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     assert sizes == [16, 16, 20]
 
 
-def test_training_masks_add_to_the_gaps_and_hide_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("denoise", [False, True])
+def test_training_masks_add_to_the_gaps_and_hide_for_good(
+    monkeypatch: pytest.MonkeyPatch, denoise: bool
+) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
+    samples, objective = table(400), ObjectiveConfig(denoise=denoise)
+    run = trainer(replace(CONFIG, epochs=1, batch_size=400, random_mask=1.0), objective=objective)
+    encode = run.model.encode
 
-    def spying(model: Autoencoder, x: Tensor, observed: Tensor, *rest: Any) -> Losses:
+    def spying(x: Tensor, observed: Tensor) -> Posterior:
         seen.append((x, observed))
-        return losses(model, x, observed, *rest)
+        return encode(x, observed)
 
-    monkeypatch.setattr(training, "losses", spying)
-    samples = table(400)
-    trainer(replace(CONFIG, epochs=1, batch_size=400, random_mask=1.0)).fit(samples, samples)
-    (x, observed), (whole, present) = seen
+    monkeypatch.setattr(run.model, "encode", spying)
+    run.fit(samples, samples)
+    (x, observed), (whole, present), *_ = seen
     assert (x[~observed] == 0).all()
     assert (x[observed] != 0).all()
     # The rows come shuffled; nine in ten cells are there, the masks leave half of them.

@@ -37,10 +37,10 @@ export function showVerdict(element, row, rate) {
   if (row.clipped) element.append(tag("div", { class: "small" }, `${row.clipped} values lie outside the model's range and were clipped.`));
 }
 
-/** Histogram of the scores of held-out normal rows, with the sample's own score as a line. */
-export function showHistogram(element, calibration, score) {
-  if (!calibration) return;
-  const { edges, counts, rows, threshold } = calibration;
+/** Histogram of the scores of held-out normal rows that miss as much, with the sample's own score as a line. */
+export function showHistogram(element, calibration, score, missing) {
+  const bin = calibration.find(({ missing_up_to }) => missing <= missing_up_to) ?? calibration.at(-1);
+  const { edges, counts, rows, threshold } = bin;
   const width = 420, height = 126, left = 8, right = 8, bottom = 32, top = 16;
   const low = Math.min(edges[0], score ?? edges[0]), high = Math.max(edges.at(-1), score ?? edges[0]);
   const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - right);
@@ -50,13 +50,14 @@ export function showHistogram(element, calibration, score) {
     x: x(edges[i]), width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 1), y: y(count), height: height - bottom - y(count),
     ...(threshold !== null && edges[i] >= threshold ? { class: "beyond" } : {}),
   }));
-  const label = `Scores of ${rows} held-out normal samples` + (score === null ? "" : `; this sample scores ${number(score)}`);
+  const kind = missing ? "normal samples with as many gaps" : "held-out normal samples";
+  const label = `Scores of ${rows} ${kind}` + (score === null ? "" : `; this sample scores ${number(score)}`);
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     svg("g", { class: "bins" }, ...bars),
     svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
     svg("text", { x: left, y: height - 18 }, number(low, 3)),
     svg("text", { x: width - right, y: height - 18, "text-anchor": "end" }, number(high, 3)),
-    svg("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, `score of ${rows.toLocaleString("en")} held-out normal samples`));
+    svg("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, `score of ${rows.toLocaleString("en")} ${kind}`));
   if (score !== null && score !== undefined) {
     const anchor = x(score) > width * 0.7 ? "end" : "start";
     chart.append(

@@ -21,6 +21,8 @@ export function imagePage(model, report) {
       Array.from({ length: schema.channels }, () => Array.from(sample.observed, Boolean)).flat()),
   ];
 
+  const hidden = () => plane - sample.observed.reduce((sum, seen) => sum + seen, 0);
+
   const score = latest(async (signal) => {
     const [scored, explained, encoded] = await Promise.all([
       infer(model.name, inputs(), signal),
@@ -30,7 +32,7 @@ export function imagePage(model, report) {
     const row = Object.fromEntries(Object.entries(scored).map(([name, output]) => [name, output.data[0]]));
     row.is_outlier = row.p_value !== null && row.p_value <= model.false_alarm_rate;
     showVerdict(at("verdict"), row, model.false_alarm_rate);
-    showHistogram(at("histogram"), model.calibration, row.score);
+    showHistogram(at("histogram"), model.calibration, row.score, hidden() / plane);
     showScores(at("scores"), Object.fromEntries(model.scores.map((name) => [name, row[`score_${name}`]])));
     show(at("reconstruction"), explained.reconstruction.data, schema);
     const nats = showHeat(at("heatmap"), explained.contributions.data, schema);
@@ -40,14 +42,14 @@ export function imagePage(model, report) {
   }, report);
 
   const impute = latest(async (signal) => {
-    const hidden = plane - sample.observed.reduce((sum, seen) => sum + seen, 0);
+    const gaps = hidden();
     const filled = await infer(`${model.name}-impute`, inputs(), signal);
     show(at("imputed"), filled.mean.data, schema);
     const std = showHeat(at("spread"), filled.std.data, schema);
-    at("spread-note").textContent = hidden ? `How unsure it is (brightest: \u00b1${number(std / schema.channels, 2)})` : "How unsure it is";
+    at("spread-note").textContent = gaps ? `How unsure it is (brightest: \u00b1${number(std / schema.channels, 2)})` : "How unsure it is";
     const flag = filled.flags?.data[0];
-    at("gaps-note").textContent = !hidden ? "Hide some pixels to see them filled."
-      : `${hidden} of ${plane} pixels are hidden; effective sample size ${number(filled.ess.data[0], 3)}.`
+    at("gaps-note").textContent = !gaps ? "Hide some pixels to see them filled."
+      : `${gaps} of ${plane} pixels are hidden; effective sample size ${number(filled.ess.data[0], 3)}.`
         + (flag === "low_ess" ? " Few draws agree with what is visible: trust this less." : "")
         + (flag === "nothing_observed" ? " Nothing is visible: this is the model's average picture." : "");
   }, report);

@@ -20,7 +20,8 @@ export function tablePage(model, report) {
     const [scored, explained] = await Promise.all([ask("v1/score", body, signal), ask("v1/explain", body, signal)]);
     const [verdict] = scored.results;
     showVerdict(at("verdict"), verdict, scored.alpha);
-    showHistogram(at("histogram"), model.calibration, verdict.score);
+    const gaps = Object.values(given).filter((value) => value === null).length;
+    showHistogram(at("histogram"), model.calibration, verdict.score, gaps / fields.size);
     showScores(at("scores"), verdict.scores);
     showContributions(at("contributions"), explained.results[0], given);
     if (imputes) showFilled(at, (await ask("v1/impute", { ...body, draws: DRAWS }, signal)).results[0], given);
