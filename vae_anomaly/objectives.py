@@ -35,17 +35,12 @@ class ObjectiveConfig:
     trim : float or "auto"
         Share of the training rows, those with the highest losses, that the model is not shown after the
         first tenth of the epochs, because they may be anomalies; "auto" estimates it, see `trimming`.
-    denoise : bool
-        Judge a row under a random mask by all that is known of it, not only by what the mask leaves
-        [3]_: its code is then one to fill gaps from.
 
     References
     ----------
     .. [1] Higgins et al., "beta-VAE", ICLR 2017. https://openreview.net/forum?id=Sy2fzU9gl
     .. [2] Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow",
        NeurIPS 2016. https://arxiv.org/abs/1606.04934
-    .. [3] Im et al., "Denoising Criterion for Variational Auto-Encoding Framework", AAAI 2017.
-       https://arxiv.org/abs/1511.06406
     """
 
     bound: Literal["elbo", "iw"] = "elbo"
@@ -54,7 +49,6 @@ class ObjectiveConfig:
     warmup_epochs: float = 0.0
     free_bits: float = 0.0
     trim: float | str = 0.0
-    denoise: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -64,6 +64,9 @@ class TrainingConfig:
     random_mask : float
         Share of the rows of each batch that get a random mask, so that the model answers any
         pattern of gaps.
+    denoise : bool
+        Judge a row under a random mask by all that is known of it, not only by what the mask leaves
+        [2]_: its code is then one to fill gaps from.
     precision : {"auto", "float32", "bfloat16"}
         "auto" is bfloat16 where the device gains by it.
     max_seconds : float
@@ -72,6 +75,8 @@ class TrainingConfig:
     References
     ----------
     .. [1] Smith & Topin, "Super-Convergence", 2018. https://arxiv.org/abs/1708.07120
+    .. [2] Im et al., "Denoising Criterion for Variational Auto-Encoding Framework", AAAI 2017.
+       https://arxiv.org/abs/1511.06406
     """
 
     epochs: int = 50
@@ -85,6 +90,7 @@ class TrainingConfig:
     patience: int = 0
     keep: Literal["best", "last"] = "best"
     random_mask: float = 0.0
+    denoise: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_seconds: float = 0.0
     epoch_rows: int = 0
@@ -344,7 +350,7 @@ class Trainer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        judged = encoded.observed if shown is None or self.objective.denoise else shown
+        judged = encoded.observed if shown is None or self.config.denoise else shown
         noise = self._noise(len(judged), generator)
         weight = self.objective.kl_weight(epoch)
         part = losses(self.model, encoded.x, judged, noise, self.objective, weight, shown)

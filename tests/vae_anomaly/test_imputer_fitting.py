@@ -115,7 +115,7 @@ def test_images_get_latents_by_their_pixels_and_training_by_their_cost(
     assert settings.training is not None
     assert settings.model.latent_size == latents
     assert settings.training.epochs * rows == shown
-    assert settings.objective.denoise
+    assert settings.training.denoise
 
 
 @pytest.mark.parametrize(("rows", "times"), [(240, 2), (90, 1)], ids=["twice", "once"])

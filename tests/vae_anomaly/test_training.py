@@ -244,8 +244,7 @@ def test_denoising_judges_what_the_random_masks_took(monkeypatch: pytest.MonkeyP
         return losses(*args)
 
     monkeypatch.setattr(training, "losses", spying)
-    objective = ObjectiveConfig(denoise=denoise)
-    trainer(replace(CONFIG, epochs=1, random_mask=1.0), objective=objective).fit(TRAIN, VALIDATION)
+    trainer(replace(CONFIG, epochs=1, random_mask=1.0, denoise=denoise)).fit(TRAIN, VALIDATION)
     judged, shown = (torch.cat(masks) for masks in zip(*seen, strict=True))
     assert not (shown & ~judged).any()
     hidden = (judged & ~shown).float().mean().item()
@@ -297,8 +296,8 @@ def test_training_masks_add_to_the_gaps_and_hide_for_good(
     monkeypatch: pytest.MonkeyPatch, denoise: bool
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
-    samples, objective = table(400), ObjectiveConfig(denoise=denoise)
-    run = trainer(replace(CONFIG, epochs=1, batch_size=400, random_mask=1.0), objective=objective)
+    samples = table(400)
+    run = trainer(replace(CONFIG, epochs=1, batch_size=400, random_mask=1.0, denoise=denoise))
     encode = run.model.encode
 
     def spying(x: Tensor, observed: Tensor) -> Posterior:
