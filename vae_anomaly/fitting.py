@@ -97,16 +97,13 @@ def recommended_model(schema: Schema) -> ModelConfig:
 def recommended_training(schema: Schema, rows: int, shown: int | None = None) -> TrainingConfig:
     """As many epochs as show the model a fixed number of rows, `ROWS_SHOWN` unless given, within bounds.
 
-    Images come in smaller batches: convolutions cost as much per row in those, and steps are few. What a
-    random mask took of them is judged as well: a bound on neighbouring pixels alone asks too little.
+    Images come in smaller batches: convolutions cost as much per row in those, and steps are few.
     """
-    rows, images = max(rows, 1), isinstance(schema, ImageSchema)
-    share, most, rate = (64, 128, 2e-3) if images else (16, 256, 3e-3)
+    rows = max(rows, 1)
+    share, most, rate = (64, 128, 2e-3) if isinstance(schema, ImageSchema) else (16, 256, 3e-3)
     epochs = int(np.clip((shown or ROWS_SHOWN[schema.kind]) // rows, *EPOCHS[schema.kind]))
     batch = int(np.clip(2 ** round(np.log2(rows / share)), 64, most))
-    return TrainingConfig(
-        epochs=epochs, batch_size=batch, learning_rate=rate, random_mask=0.5, denoise=images
-    )
+    return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=rate, random_mask=0.5)
 
 
 def _underfit(training: TrainingConfig) -> TrainingConfig:

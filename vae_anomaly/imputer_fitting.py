@@ -44,8 +44,8 @@ def imputer_settings(schema: Schema, samples: Samples) -> Settings:
     cells of half of the rows of complete data, of fewer where cells are missing anyway. Chosen on
     scikit-learn's wine and diabetes and on synthetic tables.
 
-    Images get more latents and twice the training of a detector's, nine rows in ten under a mask. Chosen
-    on warped copies of scikit-learn's digits and drawn letters.
+    Images get more latents and twice the training of a detector's; nine rows in ten are under a mask and
+    judged by what it took as well. Chosen on warped copies of scikit-learn's digits and drawn letters.
     """
     rows = len(samples.values)
     if isinstance(schema, ImageSchema):
@@ -61,7 +61,7 @@ def imputer_settings(schema: Schema, samples: Samples) -> Settings:
 def _image_settings(schema: ImageSchema, rows: int) -> Settings:
     latent = int(np.clip(schema.elements // PIXELS, *LATENTS))
     model = replace(recommended_model(schema), latent_size=latent)
-    training = replace(recommended_training(schema, rows, ROWS_SHOWN), random_mask=MASKED)
+    training = replace(recommended_training(schema, rows, ROWS_SHOWN), random_mask=MASKED, denoise=True)
     return Settings(model, training=within_budget(training, model, schema.shape, rows))
 
 
