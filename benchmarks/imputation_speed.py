@@ -24,8 +24,8 @@ from sklearn.impute import IterativeImputer
 from benchmarks.harness import comparison, interleave, parser, show, write
 from benchmarks.imputation_methods import FOREST, FOREST_ROUNDS
 from vae_anomaly import VAEImputer, load_bundle
-from vae_anomaly.fitting import Settings, recommended_model, recommended_training
-from vae_anomaly.networks import ModelConfig
+from vae_anomaly.fitting import Settings
+from vae_anomaly.imputer_fitting import imputer_settings
 from vae_anomaly.runtime import Bundle
 from vae_anomaly.schema import infer_schema
 
@@ -43,10 +43,11 @@ def main() -> None:
     options = made.parse_args()
     gappy = table(400 if options.quick else ROWS)
     with tempfile.TemporaryDirectory() as folder:
-        config = recommended_model(infer_schema(gappy))
+        schema = infer_schema(gappy)
+        settings = imputer_settings(schema, schema.read(gappy))
         bundles = {
-            "recommended": exported(gappy, config, Path(folder) / "recommended"),
-            "narrow": exported(gappy, replace(config, hidden=NARROW), Path(folder) / "narrow"),
+            "recommended": exported(gappy, settings, Path(folder) / "recommended"),
+            "narrow": exported(gappy, narrowed(settings), Path(folder) / "narrow"),
         }
         payload: dict[str, dict[str, Any]] = {}
         if options.only != "many":
@@ -66,10 +67,15 @@ def table(rows: int) -> Rows:
     return values
 
 
-def exported(gappy: Rows, config: ModelConfig, folder: Path) -> Bundle:
-    """A bundle with such a network."""
-    training = replace(recommended_training(infer_schema(gappy), len(gappy)), epochs=2)
-    imputer = VAEImputer(settings=Settings(model=config, training=training), device="cpu", random_state=0)
+def narrowed(settings: Settings) -> Settings:
+    """The same with narrower hidden layers."""
+    return replace(settings, model=replace(settings.model, hidden=NARROW) if settings.model else None)
+
+
+def exported(gappy: Rows, settings: Settings, folder: Path) -> Bundle:
+    """A bundle of an imputer that trained for two epochs."""
+    training = replace(settings.training, epochs=2) if settings.training else None
+    imputer = VAEImputer(settings=replace(settings, training=training), device="cpu", random_state=0)
     imputer.fit(gappy).export(folder)
     return load_bundle(folder, device="cpu")
 

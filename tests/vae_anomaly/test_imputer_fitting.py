@@ -118,6 +118,14 @@ def test_images_get_latents_by_their_pixels_and_training_by_their_cost(
     assert settings.training.denoise
 
 
+@pytest.mark.parametrize(("columns", "width"), [(3, 128), (30, 128), (64, 256), (500, 256)])
+def test_tables_get_four_units_per_column_within_bounds(columns: int, width: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(100, columns))
+    settings = imputer_settings(infer_schema(rows), Samples(rows, np.ones_like(rows, dtype=bool)))
+    assert settings.model is not None
+    assert settings.model.hidden == (width, width)
+
+
 @pytest.mark.parametrize(("rows", "times"), [(240, 2), (90, 1)], ids=["twice", "once"])
 def test_a_second_training_lasts_as_long_as_the_first_was_best(rows: int, times: int) -> None:
     shown = Samples(ROWS[:rows], samples().observed[:rows])
