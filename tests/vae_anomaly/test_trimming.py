@@ -114,10 +114,10 @@ def test_trimmed_rows_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_tenth_of_the_epochs_sees_every_row() -> None:
     seen: list[int] = []
     run = trainer(replace(CONFIG, epochs=20), objective=replace(OBJECTIVE, trim=0.2))
-    encode = run._encode
-    run._encode = lambda data, index, generator: (  # type: ignore[method-assign]
+    masked = run._masked
+    run._masked = lambda data, index, generator: (  # type: ignore[method-assign]
         seen.append(len(index)),
-        encode(data, index, generator),
+        masked(data, index, generator),
     )[1]
     run.fit(TRAIN, VALIDATION)
     assert [sum(seen[:4]), sum(seen[4:8])] == [50, 50]
