@@ -113,7 +113,7 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     again = replace(training, epochs=_best_epoch(history), keep="last")
     if process:
         # Cells that training hides itself would pass for ones that the process took.
-        again = replace(again, random_mask=0.0)
+        again = replace(again, random_mask=0.0, denoise=False)
     fit = fit_model(schema, parts, replace(complete, training=again), seed=seed, device=device)
     return Fit(fit.fitted, fit.settings, [*history, *fit.history])
 

@@ -106,6 +106,10 @@ class TrainingConfig:
         for name in ("weight_decay", "clip_norm", "patience", "max_seconds", "epoch_rows"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.denoise and not self.random_mask:
+            raise ConfigError(
+                "denoise judges what random masks take, and random_mask is 0; raise it or drop denoise"
+            )
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
 

@@ -36,6 +36,10 @@ def test_short_runs_have_a_rate_too(steps: int, rise: float) -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"random_mask": 1.5}, "random_mask must be between 0 and 1, got 1.5"),
+        (
+            {"denoise": True},
+            "denoise judges what random masks take, and random_mask is 0; raise it or drop denoise",
+        ),
         ({"rise": -0.1}, "rise must be between 0 and 1, got -0.1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"clip_norm": -1.0}, "clip_norm must not be negative, got -1.0"),
