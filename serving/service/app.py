@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.service.bodies import Bodies
-from serving.service.calls import Call
+from serving.service.calls import Call, route
 from serving.service.engine import Models
 from serving.service.gate import Gate
 from serving.service.inference import OpenInference
@@ -70,7 +70,7 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, readiness: Re
     routes: list[BaseRoute] = [
         *Plain(models, bodies, metrics).routes(),
         *OpenInference(models, bodies, metrics, readiness.check).routes(),
-        Route("/openapi.json", partial(describe, models, settings)),
+        route("/openapi.json", partial(describe, models, settings)),
         *page_routes(),
     ]
     if settings.ops_port is None:
@@ -104,7 +104,7 @@ def ops_routes(metrics: Metrics, readiness: Readiness) -> list[Route]:
     async def numbers(request: Request) -> Response:
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    return [Route("/livez", live), Route("/readyz", ready), Route("/metrics", numbers)]
+    return [route("/livez", live), route("/readyz", ready), route("/metrics", numbers)]
 
 
 def count(metrics: Metrics, call: Call) -> None:

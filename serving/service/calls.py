@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from serving.service.engine import Engine
 
@@ -117,3 +120,20 @@ def call_of(request: Request) -> Call:
     """The call that the gate made for a request."""
     call: Call = request.scope["call"]
     return call
+
+
+class Handler:
+    """A handler of requests as an app: what it raises is the gate's, starlette need not look for it."""
+
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+        self.handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = await self.handle(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def route(path: str, handle: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
+    """A path, its handler and the method that it takes (HEAD with GET)."""
+    return Route(path, Handler(handle), methods=[method])

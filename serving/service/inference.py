@@ -16,7 +16,7 @@ from starlette.routing import Route
 from serving.service import options, samples, tensors
 from serving.service.aside import INLINE_BINARY, INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, content_type
-from serving.service.calls import call_of
+from serving.service.calls import call_of, route
 from serving.service.engine import Engine, Models
 from serving.service.metrics import Metrics
 from serving.service.options import Options
@@ -64,18 +64,16 @@ class OpenInference:
 
     def routes(self) -> list[Route]:
         """The paths."""
-        found = [
-            Route("/v2", self.server),
-            Route("/v2/health/live", self.alive),
-            Route("/v2/health/ready", self.welcome),
+        paths = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        found = [route(f"{path}/infer", self.infer, "POST") for path in paths]  # most asked for
+        for path in paths:
+            found += [route(path, self.metadata), route(f"{path}/ready", self.ready)]
+        return [
+            *found,
+            route("/v2", self.server),
+            route("/v2/health/live", self.alive),
+            route("/v2/health/ready", self.welcome),
         ]
-        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            found += [
-                Route(path, self.metadata),
-                Route(f"{path}/ready", self.ready),
-                Route(f"{path}/infer", self.infer, methods=["POST"]),
-            ]
-        return found
 
     async def server(self, request: Request) -> Response:
         """What the server can do."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from serving.service.strict_json import written
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,11 +23,13 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return written(line, default=str).decode()
 
 
 def log_as_json(level: str) -> None:
     """Send every log record to stderr as JSON."""
+    # No line tells of threads and processes; to ask for them takes as long as the rest of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

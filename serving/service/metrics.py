@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ PREFIX = "vae_anomaly"
 # Seconds; from a bare probe to the request deadline.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+VERDICTS = 64  # of single rows that are counted at once
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -57,6 +60,7 @@ class Metrics:
         self._clipped = self._counter("clipped_cells", "Cells outside the model's range.")
         self._reloads = self._counter("reloads", "Attempts to take up another version.", "result")
         self._info = self._gauge("model_info", "The version that answers.", "name", "version", "provider")
+        self._verdicts: list[tuple[str, float, Array, Array, Array]] = []  # not yet counted
         self._scores = _Scores()
         self.registry.register(self._scores)
 
@@ -78,6 +82,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format, to be sent as `CONTENT_TYPE`."""
+        self._count_verdicts()
         return generate_latest(self.registry)
 
     def answered(self, entry: str, status: int, rows: int, seconds: float) -> None:
@@ -115,14 +120,22 @@ class Metrics:
             self._of(self._missing, entry).inc(missing)
 
     def judged(self, version: str, out: Feeds, rate: float) -> None:
-        """Rows were scored; ``out`` as `Engine.run` gave it."""
+        """Rows were scored; ``out`` as `Engine.run` gave it. Single ones are counted many at once."""
         p_value = out["p_value"]
-        self._of(self._judged, version).inc(len(p_value) - int(np.count_nonzero(np.isnan(p_value))))
-        if flagged := int(np.count_nonzero(p_value <= rate)):
-            self._of(self._flagged, version).inc(flagged)
-        if clipped := int(out["clipped"].sum()):
-            self._clipped.inc(clipped)
-        self._scores.add(version, out["score"])
+        self._verdicts.append((version, rate, p_value, out["clipped"], out["score"]))
+        if len(p_value) > 1 or len(self._verdicts) >= VERDICTS:
+            self._count_verdicts()
+
+    def _count_verdicts(self) -> None:
+        verdicts, self._verdicts = self._verdicts, []
+        for (version, rate), group in groupby(verdicts, key=itemgetter(0, 1)):
+            p_value, clipped, score = (np.concatenate(part) for part in list(zip(*group, strict=True))[2:])
+            self._of(self._judged, version).inc(len(p_value) - int(np.count_nonzero(np.isnan(p_value))))
+            if flagged := int(np.count_nonzero(p_value <= rate)):
+                self._of(self._flagged, version).inc(flagged)
+            if outside := int(clipped.sum()):
+                self._clipped.inc(outside)
+            self._scores.add(version, score)
 
     def reloaded(self, result: str) -> None:
         """Another version was looked for: "swapped", "refused" or "unreachable"."""
@@ -137,6 +150,7 @@ class Metrics:
         calibration : ndarray, shape (n,)
             Its calibration scores, ascending.
         """
+        self._count_verdicts()
         for old in self._scores.expect(version, np.unique(np.quantile(calibration, QUANTILES))):
             for counter in (self._judged, self._flagged):
                 with suppress(KeyError):

@@ -192,7 +192,10 @@ class MicroBatcher:
         queue.waiting.append(request)
         queue.rows += request.count
         queue.size += request.size
-        self._wake()
+        if self._free and queue.rows >= PAD_TO:
+            self._dispatch()  # a run is full: nothing is gained by waiting for the rest
+        else:
+            self._wake()
 
     def _forget(self, queue: _Queue, request: _Request) -> None:
         """Take what of a request still waits out of the count; its place in the queue is passed over."""
@@ -243,6 +246,7 @@ class MicroBatcher:
         rows = most = self.limits.batch_rows
         if queue.row_seconds:
             rows = min(rows, int(RUN_SECONDS / queue.row_seconds))
+        rows = min(rows, -(-queue.rows // (self._free * PAD_TO)) * PAD_TO)
         return max(rows - rows % PAD_TO, min(most, PAD_TO))
 
     def _take(self, queue: _Queue) -> _Batch | None:

@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serving.service.calls import route
+
 STATIC = Path(__file__).parent / "static"
 PREFIX = "/static/"
 # Nothing from elsewhere, nothing inline, no frame around it.
@@ -49,7 +51,7 @@ def page_routes(folder: Path = STATIC) -> list[Route]:
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(files[name], media_type=kind, headers=HEADERS)
 
-    return [Route("/", send), Route(PREFIX + "{name:path}", send)]
+    return [route("/", send), route(PREFIX + "{name:path}", send)]
 
 
 def is_page(path: str) -> bool:

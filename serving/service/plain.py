@@ -13,7 +13,7 @@ from starlette.routing import Route
 from serving.service import options, replies, samples
 from serving.service.aside import INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, accepted, content_type
-from serving.service.calls import call_of
+from serving.service.calls import call_of, route
 from serving.service.engine import Engine, Models
 from serving.service.histogram import calibration_histograms
 from serving.service.metrics import Metrics
@@ -39,10 +39,8 @@ class Plain:
 
     def routes(self) -> list[Route]:
         """The paths."""
-        entries = [
-            Route(f"/v1/{entry}", self._endpoint(entry), methods=["POST"]) for entry in options.FOR_ENTRY
-        ]
-        return [*entries, Route("/v1/model", self.model, methods=["GET"])]
+        entries = [route(f"/v1/{entry}", self._endpoint(entry), "POST") for entry in options.FOR_ENTRY]
+        return [*entries, route("/v1/model", self.model)]
 
     def _endpoint(self, entry: str) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
+from serving.service import strict_json
 from serving.service.engine import Engine
 from serving.service.samples import Asked
 from vae_anomaly.batches import Feeds
 from vae_anomaly.schema import Array, TableSchema
 
 NOTHING_OBSERVED = "nothing_observed"
-ENCODE = json.JSONEncoder(allow_nan=False).encode
 
 
 def to_json(engine: Engine, results: list[dict[str, Any]], **more: Any) -> bytes:
@@ -24,7 +23,7 @@ def to_json(engine: Engine, results: list[dict[str, Any]], **more: Any) -> bytes
         "digest": engine.digest,
         "provider": engine.provider,
     }
-    return ENCODE({"model": model, **more, "results": results}).encode()
+    return strict_json.written({"model": model, **more, "results": results})
 
 
 def scored(asked: Asked, out: Feeds, alpha: float, scores: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,12 +1,20 @@
-"""JSON as the standard has it and no more: what Python's parser lets pass is refused here."""
+"""JSON as the standard has it and no more: what Python's parser lets pass is refused here.
+
+orjson reads most bodies, in a seventh of the time. It does not tell of a key that appears twice, makes floats
+of long whole numbers and says little of what is wrong: whatever it refuses, or may have read otherwise, is
+read once more by Python's parser.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from serving.service.problems import Problem
 
@@ -14,10 +22,14 @@ from serving.service.problems import Problem
 SHAPES = bytes.maketrans(b"0123456789E", b"0000000000e")
 # Without any of them no number can be beyond float64: below 1e200 times at most 1e99.
 MAY_BE_LARGE = (b"0" * 200, b"e000", b"e+000")
+# orjson keeps whole numbers of up to 64 bits; small fractions have long runs of digits, too.
+MAY_BE_LONG = b"0" * 20
+LONG = re.compile(rb"(?<![.0-9])[0-9]{20}")
 # Half of a surrogate pair can only come from an escape: strict UTF-8 has none.
 ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 DIGITS = 308  # of the largest float64
 CONTAINERS = {dict, list}
+UNREAD = object()
 HINT = "send plain JSON in UTF-8; a missing value is null"
 
 
@@ -50,28 +62,66 @@ def parse(body: bytes, bounds: Bounds = Bounds()) -> Any:
         surrogate, a key that appears twice; 400 ``too_deep`` for deeper nesting; 413 for more values or
         objects than any request has.
     """
-    _check_counts(body, bounds)
+    objects, lists = body.count(b"{"), body.count(b"[")
+    _check_counts(objects, objects + lists + body.count(b","), bounds)
     shapes = body.translate(SHAPES)
-    decoder = CAREFUL if any(large in shapes for large in MAY_BE_LARGE) else QUICK
+    long = MAY_BE_LONG in shapes
+    large = any(large in shapes for large in MAY_BE_LARGE[not long :])
     try:
-        value = decoder.decode(body.decode("utf-8"))
+        value = UNREAD if large or (long and LONG.search(body)) else orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = UNREAD
+    if value is UNREAD or _members(value) != (objects, body.count(b":")):
+        value = _read(body, large, bounds)
+    if objects + lists > bounds.depth:
+        _check_depth(value, bounds.depth)
+    return value
+
+
+def written(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """JSON in UTF-8, NaN as null; ``default`` makes something else of what JSON does not have."""
+    try:
+        return orjson.dumps(value, default, orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # such as a whole number of more than 64 bits that a client sent
+        return json.dumps(value, allow_nan=False, default=default).encode()
+
+
+def _members(value: Any) -> tuple[int, int]:
+    """Objects and keys; lists that begin with a plain value are taken to hold nothing else.
+
+    As many objects and keys as braces and colons in the body: none was hidden, no key came twice.
+    """
+    objects = keys = 0
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if type(item) is dict:
+            objects += 1
+            keys += len(item)
+            if not CONTAINERS.isdisjoint(map(type, item.values())):
+                waiting += item.values()
+        elif type(item) is list and item and type(item[0]) in CONTAINERS:
+            waiting += item
+    return objects, keys
+
+
+def _read(body: bytes, large: bool, bounds: Bounds) -> Any:
+    """By Python's parser, every number looked at where one may be too large."""
+    try:
+        value = (CAREFUL if large else QUICK).decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise _deep(bounds.depth) from error
     except json.JSONDecodeError as error:
         raise _bad(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    if body.count(b"{") + body.count(b"[") > bounds.depth:
-        _check_depth(value, bounds.depth)
     if b"\\u" in body and ESCAPED_SURROGATE.search(body):
         _check_text(value)
     return value
 
 
-def _check_counts(body: bytes, bounds: Bounds) -> None:
+def _check_counts(objects: int, values: int, bounds: Bounds) -> None:
     """Before parsing: three bytes of empty list become twenty times as many in memory."""
-    objects = body.count(b"{")
-    values = body.count(b",") + body.count(b"[") + objects
     hint = "send fewer rows at once, or use the batch job"
     if objects > 10 * bounds.objects:
         raise Problem(413, "too_many_rows", f"the JSON holds {objects} objects", hint=hint)

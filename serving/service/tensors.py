@@ -10,9 +10,9 @@ References
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -32,7 +32,6 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
 NAMES = {kind: name for name, kind in DATATYPES.items()}
-ENCODE = json.JSONEncoder(allow_nan=False).encode
 BINARY_SIZE = "binary_data_size"
 MAX_DIMENSIONS = 4
 HINT = "see the Open Inference Protocol, POST /v2/models/<name>/infer"
@@ -95,8 +94,10 @@ def read_inference(
         raise _malformed("the JSON is not an object with a list of inputs", "inputs")
     parameters = _object(request.get("parameters", {}), "parameters")
     inputs, at = {}, size
+    # Without these words no JSON holds a boolean, which Python would take for a number.
+    numbers = b"true" not in body and b"false" not in body
     for item in request["inputs"]:
-        name, values, at = _input(item, body, at, check_size)
+        name, values, at = _input(item, body, at, check_size, numbers)
         if name in inputs:
             raise _unfit("an input is given twice", name)
         inputs[name] = values
@@ -138,7 +139,7 @@ def write_inference(
     answer: dict[str, Any] = {"model_name": model, "model_version": version}
     if inference.id:
         answer["id"] = inference.id
-    head = ENCODE({**answer, "parameters": parameters, "outputs": described}).encode()
+    head = strict_json.written({**answer, "parameters": parameters, "outputs": described})
     return (b"".join([head, *parts]), len(head)) if parts else (head, None)
 
 
@@ -162,7 +163,9 @@ def _header_size(given: str | None, most: int) -> int:
     return int(given)
 
 
-def _input(item: Any, body: bytes, at: int, check_size: Callable[[int, int], None]) -> tuple[str, Array, int]:
+def _input(
+    item: Any, body: bytes, at: int, check_size: Callable[[int, int], None], numbers: bool
+) -> tuple[str, Array, int]:
     """Name and values of one input, and where the next one's bytes begin."""
     tensor = _object(item, "inputs")
     name, kind = tensor.get("name"), tensor.get("datatype")
@@ -175,7 +178,7 @@ def _input(item: Any, body: bytes, at: int, check_size: Callable[[int, int], Non
     check_size(shape[0], count)
     size = _object(tensor.get("parameters", {}), name).get(BINARY_SIZE)
     if size is None:
-        return name, _from_json(tensor.get("data"), kind, count, name).reshape(shape), at
+        return name, _from_json(tensor.get("data"), kind, count, name, numbers).reshape(shape), at
     if size != count * DATATYPES[kind].itemsize or isinstance(size, bool) or size > len(body) - at:
         raise _malformed("binary_data_size does not fit the shape, or the body", name)
     return name, _from_bytes(body, at, kind, count, name).reshape(shape), at + int(size)
@@ -197,7 +200,7 @@ def _from_bytes(body: bytes, at: int, kind: str, count: int, name: str) -> Array
     return flags.view(np.bool_)
 
 
-def _from_json(data: Any, kind: str, count: int, name: str) -> Array:
+def _from_json(data: Any, kind: str, count: int, name: str, numbers: bool = False) -> Array:
     """Values of any nesting, flat; floats as float64, so that a large one is not infinite yet."""
     if not isinstance(data, list):
         raise _malformed("data is not a list", name)
@@ -207,6 +210,9 @@ def _from_json(data: Any, kind: str, count: int, name: str) -> Array:
         data = list(chain.from_iterable(data))
     if len(data) != count:
         raise _unfit(f"its data has {len(data)} values, its shape {count}", name)
+    if numbers and kind == "UINT8":
+        with suppress(TypeError, ValueError):  # told apart below
+            return np.frombuffer(bytes(data), np.uint8)
     allowed: set[type] = {bool} if kind == "BOOL" else {int}
     allowed |= {float, type(None)} if kind.startswith("FP") else set()
     if not set(map(type, data)) <= allowed:
@@ -239,9 +245,7 @@ def _output(item: Wanted, values: Array) -> tuple[dict[str, Any], bytes | None]:
     kind = NAMES.get(values.dtype) or datatype(values.dtype)
     tensor: dict[str, Any] = {"name": item.name, "datatype": kind, "shape": list(values.shape)}
     if not item.binary:
-        flat = values.ravel().tolist()
-        # NaN, where nothing was observed, has no JSON.
-        tensor["data"] = [None if value != value else value for value in flat] if kind[:2] == "FP" else flat
+        tensor["data"] = values.ravel().tolist()
         return tensor, None
     part = _texts(values) if kind == "BYTES" else np.ascontiguousarray(values, DATATYPES[kind]).tobytes()
     tensor["parameters"] = {BINARY_SIZE: len(part)}

@@ -99,6 +99,23 @@ def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
     assert device.ran == [[0, 1, 2, 3, 4]]
 
 
+def test_a_full_run_does_not_wait_for_the_turn_to_end() -> None:
+    device = Device()
+
+    async def story(batcher: MicroBatcher) -> None:
+        await asyncio.gather(*(batcher.ask("score", rows(i)) for i in range(20)))
+
+    assert play(device, story, Limits()).batches == [(16, 16), (4, 4)]
+
+
+def test_free_workers_share_what_waits() -> None:
+    async def story(batcher: MicroBatcher) -> None:
+        out = await begun(batcher, *range(50))
+        np.testing.assert_array_equal(out["out"], 2.0 * np.arange(50))
+
+    assert sorted(play(Device(), story, Limits(), workers=2).batches) == [(1, 18), (1, 32)]
+
+
 def test_what_waits_while_the_device_is_busy_is_the_next_batch() -> None:
     device = Device(held=True)
 

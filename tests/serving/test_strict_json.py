@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from serving.service.problems import Problem, problem_of, shortened
 from serving.service.refusals import Expired, Overloaded
-from serving.service.strict_json import Bounds, parse
+from serving.service.strict_json import Bounds, parse, written
 from vae_anomaly.exceptions import DeviceError, SchemaError
 
 GOOD = [
@@ -22,12 +23,20 @@ GOOD = [
     b"[" + b"9" * 199 + b"e99, 1e-999, 1E+05]",
     b"[[[[[[[[]]]]]]]]",
     b' "[[[[[[[[[["',
+    b'{"a" : {"b": [1, {"c": 2}]}, "d": ["{:", [3]]}',
+    b'{"time": "12:00:00", "note": "{a: b}"}',
+    b"[18446744073709551615, -9223372036854775808]",
+    b"[18446744073709551616, 123456789012345678901234567890]",
+    b"[0.00012345678901234567, 1.5, 0.1000000000000000055511151231257827]",
 ]
 
 
 @pytest.mark.parametrize("body", GOOD, ids=map(str, range(len(GOOD))))
 def test_plain_json_is_what_it_says(body: bytes) -> None:
-    assert parse(body) == json.loads(body)
+    found, expected = parse(body), json.loads(body)
+    assert found == expected
+    # Whole numbers stay whole, whichever parser read them.
+    assert repr(found) == repr(expected)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +49,8 @@ def test_plain_json_is_what_it_says(body: bytes) -> None:
         (b"1" * 220 + b".5e99", "bad_json", "a number is beyond the range of float64"),
         (b'{"a": 1, "a": 2}', "bad_json", "an object has a key twice"),
         (b'[{"b": {"a": 1, "\\u0061": 2}}]', "bad_json", "an object has a key twice"),
+        (b'[0, {"a": 1, "a": 2}]', "bad_json", "an object has a key twice"),
+        (b'{"a": [null, {"b": 1}], "a": ":"}', "bad_json", "an object has a key twice"),
         (b'["\\udC00"]', "bad_json", "a text holds half of a surrogate pair"),
         (b'{"\\ud83d": 1}', "bad_json", "a text holds half of a surrogate pair"),
         (b'"\xff"', "bad_json", "the body is not UTF-8 at byte 1"),
@@ -52,9 +63,9 @@ def test_plain_json_is_what_it_says(body: bytes) -> None:
         (b"[" * 10**6, "too_deep", "the JSON is nested deeper than 8"),
     ],
     ids=[
-        "nan", "infinity", "1e999", "309-digits", "long-and-e99", "twice", "twice-escaped", "half-pair",
-        "half-pair-key", "latin-1", "surrogate-bytes", "bom", "empty", "two", "nine-lists", "nine-objects",
-        "million",
+        "nan", "infinity", "1e999", "309-digits", "long-and-e99", "twice", "twice-escaped", "twice-late",
+        "twice-colon", "half-pair", "half-pair-key", "latin-1", "surrogate-bytes", "bom", "empty", "two",
+        "nine-lists", "nine-objects", "million",
     ],
 )  # fmt: skip
 def test_what_is_no_json_is_refused(body: bytes, code: str, detail: str) -> None:
@@ -77,6 +88,16 @@ def test_more_than_any_request_has_is_not_even_parsed(body: bytes, code: str) ->
         parse(body, Bounds(values=100, objects=4))
     assert (caught.value.status, caught.value.code) == (413, code)
     assert parse(body, Bounds(values=300, objects=10))
+
+
+def test_what_is_written_reads_the_same() -> None:
+    value = {"a": [1.5, 0.1, 1e-7, 1e300, None, True], "é": "\U0001f600", "n": 2**63, "m": [[], {}]}
+    assert parse(written(value)) == value
+    assert written([math.nan, np.float64(0.5), np.int64(3)]) == b"[null,0.5,3]"
+
+
+def test_whole_numbers_of_any_length_are_written() -> None:
+    assert json.loads(written({"id": 2**70})) == {"id": 2**70}
 
 
 def test_numbers_keep_their_digits() -> None:
