@@ -22,6 +22,7 @@ from benchmarks.images_page import NOTES as IMAGE_NOTES
 from benchmarks.images_page import image_tables
 from benchmarks.imputation_page import NOTES as IMPUTATION_NOTES
 from benchmarks.imputation_page import imputation_tables
+from benchmarks.missed import missed_targets
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MISSING = "not measured"
@@ -80,7 +81,12 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def page(results: dict[str, dict[str, Any]]) -> str:
     """The whole document."""
-    parts = [INTRODUCTION, figures_table(results), recipes_table(results.get("recipes", {}))]
+    parts = [
+        INTRODUCTION,
+        figures_table(results),
+        missed_targets(results),
+        recipes_table(results.get("recipes", {})),
+    ]
     parts += [detection_tables(results), more_detection(results.get("detection", {}))]
     parts += [image_tables(results.get("images", {})), ablation_tables(results.get("ablation", {}))]
     parts.append(imputation_tables(results.get("imputation", {})))

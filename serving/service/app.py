@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,6 +24,7 @@ from serving.service.problems import Problem
 from serving.service.settings import Settings
 
 PROBES = ("/livez", "/readyz")
+KNOWN_PATHS = 64
 
 
 @dataclass
@@ -48,11 +50,19 @@ class App:
 
     def __init__(self, routes: list[BaseRoute]) -> None:
         self.router = Router(routes, redirect_slashes=False)
+        self._found: dict[tuple[str, str], dict[str, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Find the path's handler."""
+        """Find the path's handler; of paths that were answered before it is known."""
         scope["app"] = self  # so that starlette raises what it refuses
+        asked = (scope["method"], scope["path"])
+        if (found := self._found.get(asked)) is not None:
+            scope.update(found)
+            await found["route"].handle(scope, receive, send)
+            return
         await self.router(scope, receive, send)
+        if len(self._found) < KNOWN_PATHS:
+            self._found[asked] = {name: scope[name] for name in ("route", "endpoint", "path_params")}
 
 
 def make_app(models: Models, settings: Settings, metrics: Metrics, readiness: Readiness) -> ASGIApp:

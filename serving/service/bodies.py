@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from starlette.requests import Request
 
-from serving.service.calls import Call, call_of
+from serving.service.calls import Call, call_of, header
 from serving.service.problems import Problem
 from serving.service.settings import Settings
 
@@ -70,8 +70,9 @@ class Bodies:
         call.held = 0
 
     def _announced(self, request: Request) -> int | None:
-        headers = request.headers
-        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        if any(
+            value.strip().lower() not in ("", "identity") for value in header(request, b"content-encoding")
+        ):
             raise Problem(
                 415,
                 "compressed_body",
@@ -79,9 +80,9 @@ class Bodies:
                 hint="send it without Content-Encoding",
                 field="content-encoding",
             )
-        length = headers.get("content-length")
-        if length is None:
-            if "chunked" in headers.get("transfer-encoding", "").lower():
+        lengths = header(request, b"content-length")
+        if not lengths:
+            if any("chunked" in value.lower() for value in header(request, b"transfer-encoding")):
                 return None
             raise Problem(
                 411,
@@ -90,9 +91,9 @@ class Bodies:
                 hint="send Content-Length, or chunks",
                 field="content-length",
             )
-        if int(length) > self.settings.max_body_bytes:
+        if (length := int(lengths[0])) > self.settings.max_body_bytes:
             raise self._too_large()
-        return int(length)
+        return length
 
     def _hold(self, call: Call, size: int) -> None:
         more = max(size - call.held, 0)
@@ -118,7 +119,7 @@ def content_type(request: Request, known: Collection[str]) -> str:
     Problem
         415 for one that is not known.
     """
-    given = request.headers.getlist("content-type")
+    given = header(request, b"content-type")
     media = given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
     if media not in known:
         raise Problem(
@@ -140,10 +141,10 @@ def accepted(request: Request, offered: tuple[str, ...]) -> str:
     Problem
         406 if none is accepted.
     """
-    header = ",".join(request.headers.getlist("accept"))
-    if not header.strip():
+    given = ",".join(header(request, b"accept"))
+    if not given.strip():
         return offered[0]
-    wishes = [_wish(part) for part in header.split(",")[:32]]
+    wishes = [_wish(part) for part in given.split(",")[:32]]
     liked = {media: _liking(media, wishes) for media in offered}
     best = max(offered, key=lambda media: liked[media])
     if liked[best] <= 0:

@@ -22,7 +22,7 @@ TRACE_PARENT = re.compile(
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """What is known of a request; the gate makes it, handlers fill it, the log and the metrics read it.
 
@@ -114,6 +114,11 @@ class Call:
             "model_version": self.answer.get("x-model-version"),
             "provider": self.answer.get("x-provider"),
         }
+
+
+def header(request: Request, name: bytes) -> list[str]:
+    """The values of a header, by its name in small letters."""
+    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == name]
 
 
 def call_of(request: Request) -> Call:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from starlette.routing import Route
 from serving.service import options, samples, tensors
 from serving.service.aside import INLINE_BINARY, INLINE_BYTES, INLINE_CELLS, aside
 from serving.service.bodies import Bodies, content_type
-from serving.service.calls import call_of, route
+from serving.service.calls import call_of, header, route
 from serving.service.engine import Engine, Models
 from serving.service.metrics import Metrics
 from serving.service.options import Options
@@ -114,13 +115,13 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """Read, run, reply."""
         call = call_of(request)
-        if "content-type" in request.headers:  # tritonclient sends none
+        if header(request, b"content-type"):  # tritonclient sends none
             content_type(request, (samples.JSON, OCTETS))
         body = await self.bodies.read(request)
         with self._target(request) as target:
             call.entry = target.entry
             begun = time.monotonic()
-            header_length = request.headers.get(HEADER_LENGTH)
+            header_length = next(iter(header(request, HEADER_LENGTH.encode())), None)
             # Binary tensors are not parsed, only looked at.
             long = len(body) > (INLINE_BYTES if header_length is None else INLINE_BINARY)
             inference, asked = await aside(long, lambda: self._read(target, body, header_length))
@@ -185,7 +186,7 @@ class OpenInference:
         name, version = request.path_params["model"], request.path_params.get("version")
         with self.models.current() as engine:
             call_of(request).answered_by(engine)
-            known = {f"{engine.name}{SUFFIXES[entry]}": entry for entry in engine.entries}
+            known = named(engine.name, engine.entries)
             if name not in known:
                 hint = f"the models are {', '.join(known)}"
                 raise Problem(404, "unknown_model", "there is no model of this name", hint=hint)
@@ -193,6 +194,12 @@ class OpenInference:
                 hint = f"version {engine.version} answers; leave the version out to follow it"
                 raise Problem(404, "unknown_version", "this version is not served", hint=hint)
             yield Target(engine, known[name], name)
+
+
+@cache
+def named(name: str, entries: tuple[str, ...]) -> dict[str, str]:
+    """Entry points by the names of the models that offer them."""
+    return {f"{name}{SUFFIXES[entry]}": entry for entry in entries}
 
 
 def read_inputs(target: Target, inference: Inference, chosen: Options) -> Asked:

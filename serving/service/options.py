@@ -46,6 +46,7 @@ class Options:
     strict: bool = False
 
 
+DEFAULT = Options()
 NAMES = tuple(item.name for item in fields(Options))
 FOR_ENTRY = {
     "score": ("alpha", "scores", "ids", "convert", "strict"),
@@ -97,6 +98,8 @@ def read_options(
     Problem
         422 for an option that is unknown, given twice or of the wrong type.
     """
+    if not query and not members:
+        return DEFAULT
     for name in (*query, *members):
         if name not in known:
             raise _unknown(name, known, where)
