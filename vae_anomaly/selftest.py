@@ -26,9 +26,10 @@ STEPS = ("chains", "warm_up", "steps")
 ELEMENT_SUMS = ("neg_elbo", "iw_nll", "recon", "conditional", "typicality")
 # Scores that are differences of bounds, `iw_nll` among them: as exact as what they are taken of.
 DIFFERENCES = ("typicality", "background_ratio")
-# Scores that enlarge small differences: of large activations; of components, by the spread of
-# validation rows, at most 1 / `quantiles.RESOLUTION` fold. Two digits of float32 go.
-ENLARGED = ("lpath", "rapp", "combined")
+# Scores that enlarge small differences: of large activations; of latents far from 0, by their spread; of
+# components, by the spread of validation rows, at most 1 / `quantiles.RESOLUTION` fold. Two digits of
+# float32 go.
+ENLARGED = ("lpath", "rapp", "latent_maha", "combined")
 # p (1 - p) of a probability that float32 rounds to 1.
 VARIANCE_ROUNDING = 2.0**-22
 
@@ -178,9 +179,9 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     """Allowed absolute difference per entry of an output of a graph.
 
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
-    nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp` and `combined`,
-    which enlarge small differences. Raw units: 1e-5 of the column's range, or of the distance to it,
-    and one step where decoding rounds: see `_jumps`.
+    nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp`,
+    `latent_maha` and `combined`, which enlarge small differences. Raw units: 1e-5 of the column's range,
+    or of the distance to it, and one step where decoding rounds: see `_jumps`.
     Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
     one nat, whichever is most; acceptance ratios like scores. Latents: 1e-5 of the column's largest,
     at least of a tenth of all columns'. Effective sample sizes: 1e-4. What is weighted by

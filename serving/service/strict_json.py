@@ -1,6 +1,6 @@
 """JSON as the standard has it and no more: what Python's parser lets pass is refused here.
 
-orjson reads most bodies, in a seventh of the time. It does not tell of a key that appears twice, makes floats
+orjson reads most bodies, several times as fast. It does not tell of a key that appears twice, makes floats
 of long whole numbers and says little of what is wrong: whatever it refuses, or may have read otherwise, is
 read once more by Python's parser.
 """

@@ -193,7 +193,7 @@ def test_train_and_judge(shell: Shell, orders: list[str], inside: Path) -> None:
     again = json.loads(shell(*orders, "--no-track", "--json").out)
     assert again["bundle"] == "mlruns/work/table/2/bundle"
     assert {**again["last"], **clock(told["last"])} == told["last"]
-    fails = one_line(shell(*orders, "--no-track", "--resume"))
+    fails = one_line(shell(*orders, "--no-track", "--resume"), code=2)
     assert fails.startswith("mlruns/work/table/2 holds a finished run; ")
 
 
