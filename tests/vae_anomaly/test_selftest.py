@@ -61,6 +61,12 @@ def outputs(**values: Any) -> dict[str, Any]:
         (IMAGE, {"score": [1.0, 2.0]}, "score", [4e-4, 4e-4]),
         # Small differences enlarged.
         (replace(TABLE, scores=("rapp",)), {"rapp": [4.0, 300.0, 5.0]}, "rapp", [1e-3, 3e-3, 1e-3]),
+        (
+            replace(TABLE, scores=("latent_maha",)),
+            {"latent_maha": [4.0, 300.0, 5.0]},
+            "latent_maha",
+            [1e-3, 3e-3, 1e-3],
+        ),
         (replace(TABLE, scores=("combined",)), {"combined": [-0.5, 2.0]}, "combined", [1e-3, 1e-3]),
         # Decoding rounds: to the next whole number, to another class.
         (
