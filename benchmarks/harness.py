@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def command() -> str:
         else:
             words.append(word)
         hide = PLACES.get(word, "") if not hide else ""
-    return " ".join(["python -m", f"benchmarks.{module}", *words])
+    return f"python -m benchmarks.{module} {shlex.join(words)}".rstrip()
 
 
 def machine() -> dict[str, Any]:
