@@ -40,7 +40,7 @@ def more_detection(found: dict[str, Any]) -> str:
             section = found[key]
             shares = [str(share) for share in section["shares"]]
             rows = [(row["method"], *(f"{row[share]:.3f}" for share in shares)) for row in section["rows"]]
-            told = f"Mean AUROC over {', '.join(section['sets'])}; {len(section['seeds'])} seeds.\n"
+            told = f"Mean AUROC over {', '.join(section['sets'])}; {len(section['seeds'])} seed(s).\n"
             header = ("method", *(f"{float(share):.0%}" for share in shares))
             parts += [f"### {title}\n", told, _table(header, rows), _measured(section)]
     if "discoveries" in found:

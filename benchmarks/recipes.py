@@ -46,6 +46,8 @@ JOBS = {
     "default-table, cardio": Job("default-table", "adbench/cardio.npz", "1"),
     "default-table, satellite": Job("default-table", "adbench/satellite.npz", "1"),
     "digits, digit 4 novel": Job("digits", novel="4"),
+    "mnist-mlp, digit 4 novel": Job("mnist-mlp", novel="4"),
+    "mnist-mse, digit 4 novel": Job("mnist-mse", novel="4"),
     "mnist-mse, latent size 2": Job("mnist-mse", settings=("model.latent_size=2",)),
     "rgb64-autoencoder": Job("rgb64-autoencoder", "cifar10/test"),
     "rgb64-conv": Job("rgb64-conv", "cifar10/test"),

@@ -52,6 +52,7 @@ NOTES = """## What is compared
 - **The service** runs beside its load generator on the same cores; the share of a core that each took is in
   `service.json`. Models are MNIST's after one epoch, with the default scores. A request to the runtime in
   process is `Bundle.verdicts` of the same 256 rows in one thread. Latency counts from when a request was due.
+  Hostile requests and hostile bundles have commands of their own, the rest is one run.
 - **Detection on tables**: ten sets of ADBench; a random half of the normal rows trains, the other half and
   all anomalies are judged (the semi-supervised protocol of DTE). Every method gets its own defaults; peers
   get standardised columns and at most 10,000 training rows. Intervals of false alarms are Beta-Binomial,

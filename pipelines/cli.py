@@ -75,8 +75,10 @@ def train(
         list[str] | None,
         typer.Option(help="label of anomalies: kept out of training, all in test; repeatable"),
     ] = None,
-    split_by: Annotated[str | None, typer.Option(help="random, time or group; with --split-column")] = None,
-    split_column: Annotated[str | None, typer.Option(help="column of --split-by")] = None,
+    split_by: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="time|group COLUMN", help="no time, or no group, on both sides of a split"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name of run and registered model")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
     set_: Annotated[
@@ -104,8 +106,8 @@ def train(
         "label": label,
         "exclude": exclude or None,
         "novel": novel or None,
-        "split_by": split_by,
-        "split_column": split_column,
+        "split_by": split_by and split_by[0],
+        "split_column": split_by and split_by[1],
     }
     loaded = load_recipe(recipe, set_ or (), {"": {"name": name, "seed": seed}, "data": data_section})
     with training_progress(err) as progress:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packaging.requirements import Requirement
 
 from pipelines.models import open_model
 from vae_anomaly.exceptions import VaeAnomalyError
@@ -26,6 +27,7 @@ GRAPH = base64.b64decode(
     "A/WhcKAXgSEgoQCAESDAoGEgRyb3dzCgIIAmIXCgF5EhIKEAgBEgwKBhIEcm93cwoCCAJCBAoAEBQ="
 )
 MINIMUM_FREE_GB = 2.0
+EXTRAS = ("train", "cuda", "serve")
 PACKAGES = (
     "numpy",
     "pandas",
@@ -92,12 +94,27 @@ def _versions() -> Iterator[Finding]:
     both = {"onnxruntime", "onnxruntime-gpu"} <= set(installed)
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in installed.items()))
+    if unmet := list(_unmet()):
+        said = f"{', '.join(unmet)}; pip install --upgrade what this names"
+        yield Finding("packages", "fail", said)
     if both:
         yield Finding(
             "packages",
             "fail",
             "onnxruntime and onnxruntime-gpu overwrite each other; pip uninstall both, install one",
         )
+
+
+def _unmet() -> Iterator[str]:
+    """Installed packages outside of the ranges that ours names; what is absent is not needed here."""
+    for line in importlib.metadata.requires("vae-anomaly") or ():
+        needed = Requirement(line)
+        version = _version(needed.name)
+        applies = needed.marker is None or any(
+            needed.marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS)
+        )
+        if version and applies and not needed.specifier.contains(version, prereleases=True):
+            yield f"{needed.name} {version} is not {needed.specifier}"
 
 
 def _device(provider: str, model: str | None, root: Path) -> Iterator[Finding]:
@@ -137,6 +154,11 @@ def _torch() -> Iterator[Finding]:
     total = float(torch.ones(8, 8, device=device).matmul(torch.ones(8, 8, device=device)).sum())
     precision = "bfloat16" if gains_from_bfloat16(device) else "float32"
     yield Finding("torch", "ok" if total == 512 else "fail", f"trains on {device} in {precision}")
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:  # builds that do not belong together lack operators
+        said = f"{str(error).splitlines()[0]}; install torch and torchvision together, from one place"
+        yield Finding("torchvision", "fail", said)
 
 
 def _tracking(root: Path) -> Iterator[Finding]:

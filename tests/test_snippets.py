@@ -1,4 +1,4 @@
-"""The snippets of the migration guide run, top to bottom."""
+"""The snippets of the migration guide and of the README run, top to bottom."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,15 @@ import pytest
 
 from vae_anomaly import fitting, imputer_fitting
 
-GUIDE = Path(__file__).parents[1] / "docs" / "migrate.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.M | re.S)
+ROOT = Path(__file__).parents[1]
+GUIDE, README = ROOT / "docs" / "migrate.md", ROOT / "README.md"
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+SNIPPETS = snippets(GUIDE)
 
 
 def test_only_the_last_snippet_exports() -> None:
@@ -20,13 +27,23 @@ def test_only_the_last_snippet_exports() -> None:
     [pytest.param(7, id="before the export"), pytest.param(8, id="all", marks=pytest.mark.slow)],
 )
 def test_the_migration_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    run(SNIPPETS[:count], tmp_path, monkeypatch)
+
+    assert (tmp_path / "bundle" / "manifest.json").is_file() == (count == 8)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run(snippets(README)[:1], tmp_path, monkeypatch)
+    assert repr(names["bundle"]).startswith("Bundle")
+
+
+def run(printed: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """As printed, but for fewer epochs: no snippet asserts how well a model learns."""
     monkeypatch.setitem(fitting.EPOCHS, "table", (2, 2))
     monkeypatch.setattr(imputer_fitting, "EPOCHS", (2, 2))
-    monkeypatch.chdir(tmp_path)
-
+    monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    for snippet in SNIPPETS[:count]:
-        exec(compile(snippet, GUIDE.name, "exec"), names)
-
-    assert (tmp_path / "bundle" / "manifest.json").is_file() == (count == 8)
+    for snippet in printed:
+        exec(compile(snippet, "snippet", "exec"), names)
+    return names

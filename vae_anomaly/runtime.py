@@ -193,6 +193,18 @@ def load_bundle(
         If it is absent, incomplete, tampered with, hostile, or fails its self-test.
     DeviceError
         If ``cuda`` is asked for and cannot be had.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from vae_anomaly import VAEDetector
+    >>> x = np.random.default_rng(0).normal(size=(200, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     digest = VAEDetector(random_state=0).fit(x).export(f"{folder}/bundle")
+    ...     bundle = load_bundle(f"{folder}/bundle", device="cpu", expected_digest=digest)
+    >>> bundle.verdicts(x[:5]).shape[0]
+    5
     """
     for name, value in (("threads", threads), ("batch_size", batch_size)):
         if value is not None and value < 1:

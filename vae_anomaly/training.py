@@ -32,8 +32,9 @@ ACTIVE_VARIANCE = 0.01
 # Most that a hidden cell may cost on average in a row, nats, a normal one three deviations away: one cell
 # far out in a column that is constant otherwise would outweigh all others in the choice of an epoch.
 CELL_COST = 5.0
-# A loss this many times the first epoch's has lost its way.
-DIVERGED = 100.0
+# A loss this many times the first epoch's, so many epochs in a row, has lost its way. One epoch alone may be
+# a row far out that the network met badly: the best weights are kept anyway.
+DIVERGED, LOST_EPOCHS = 100.0, 3
 # How many times faster a learned scale goes than weights: Adam moves a parameter by about the learning
 # rate per step, and the logarithm of a scale has whole units to go while latents wait for it.
 SCALE_PACE = 10.0
@@ -397,7 +398,8 @@ class Trainer:
     def _check(self, figures: Epoch, state: Checkpoint) -> None:
         first = abs(state.history[0]["val_loss"]) if state.history else math.inf
         loss = figures["loss"] if not math.isfinite(figures["loss"]) else figures["val_loss"]
-        if math.isfinite(loss) and loss < DIVERGED * (first + 1.0):
+        newest = [*(epoch["val_loss"] for epoch in state.history), loss][-LOST_EPOCHS:]
+        if math.isfinite(loss) and min(newest) < DIVERGED * (first + 1.0):
             return
         self.model.load_state_dict(state.best)
         kept = (

@@ -17,8 +17,8 @@ from vae_anomaly.schema import Samples
 
 # The fewest whose quantiles make an interval of 95 %.
 DRAWS = 39
-# Numbers of all draws at once: fewer rows where samples are large.
-CELLS = 10_000_000
+# Numbers of all draws at once: fewer rows where samples are large, and where each draw is a Markov chain.
+CELLS, STEPPED_CELLS = 10_000_000, 1_000_000
 LEVEL = 0.95
 
 
@@ -36,9 +36,9 @@ def judge_draws(
     HiddenCells or None
         Of the first pattern, for tables.
     """
-    test = imputation.subsample(
-        test, max(1, CELLS // (DRAWS * context.bundle.schema.elements)), context.options.seed
-    )
+    cells_at_most = STEPPED_CELLS if "steps" in context.bundle.manifest.imputation else CELLS
+    rows = max(1, cells_at_most // (DRAWS * context.bundle.schema.elements))
+    test = imputation.subsample(test, rows, context.options.seed)
     patterns = imputation.hidden_patterns(context.bundle.schema, test, context.options.seed)
     found: dict[str, dict[str, Any]] = {}
     cells = None

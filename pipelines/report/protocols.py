@@ -58,6 +58,10 @@ class EvaluatedManifest(Protocol):
         """Where it comes from."""
 
     @property
+    def imputation(self) -> dict[str, Any]:
+        """How it fills gaps; with ``steps`` where each draw is a Markov chain."""
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What its users should know."""
 

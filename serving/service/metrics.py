@@ -50,7 +50,7 @@ class Metrics:
         self._requests = self._counter("requests", "Requests answered.", "entry", "status")
         self._rows = self._counter("rows", "Rows answered.", "entry")
         self._seconds = self._histogram("request_seconds", "Parts of the latency.", SECONDS, "entry", "part")
-        self._waiting = self._gauge("queue_rows", "Rows that wait, as of the last batch.", "entry")
+        self._waiting = self._gauge("queue_rows", "Rows that wait.", "entry")
         self._batches = self._histogram("batch_rows", "Rows per run.", BATCH_ROWS, "entry")
         self._dropped = self._counter("dropped_requests", "Not run: overloaded, expired ...", "entry", "why")
         self._judged = self._counter("judged_rows", "Rows with a verdict.", "version")

@@ -192,6 +192,7 @@ class MicroBatcher:
         queue.waiting.append(request)
         queue.rows += request.count
         queue.size += request.size
+        self._tell_waiting(queue)
         if self._free and queue.rows >= PAD_TO:
             self._dispatch()  # a run is full: nothing is gained by waiting for the rest
         else:
@@ -202,6 +203,11 @@ class MicroBatcher:
         queue.rows -= request.left
         queue.size -= request.size
         request.taken, request.size = request.count, 0
+        self._tell_waiting(queue)
+
+    def _tell_waiting(self, queue: _Queue) -> None:
+        if self._watch is not None:
+            self._watch.waiting(queue.entry, queue.rows)
 
     def _tell_dropped(self, entry: str, why: str) -> None:
         if self._watch is not None:
@@ -264,8 +270,7 @@ class MicroBatcher:
             room -= self._cut(queue, request, batch, room)
         if not batch.pieces:
             return None
-        if self._watch is not None:
-            self._watch.waiting(queue.entry, queue.rows)
+        self._tell_waiting(queue)
         return batch
 
     def _cut(self, queue: _Queue, request: _Request, batch: _Batch, room: int) -> int:

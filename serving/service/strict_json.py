@@ -23,8 +23,8 @@ SHAPES = bytes.maketrans(b"0123456789E", b"0000000000e")
 # Without any of them no number can be beyond float64: below 1e200 times at most 1e99.
 MAY_BE_LARGE = (b"0" * 200, b"e000", b"e+000")
 # orjson keeps whole numbers of up to 64 bits; small fractions have long runs of digits, too.
-MAY_BE_LONG = b"0" * 20
-LONG = re.compile(rb"(?<![.0-9])[0-9]{20}")
+MAY_BE_LONG = b"0" * 19
+LONG = re.compile(rb"(?<![.0-9])([0-9]{20}|(?<=-)[0-9]{19})")
 # Half of a surrogate pair can only come from an escape: strict UTF-8 has none.
 ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 DIGITS = 308  # of the largest float64

@@ -115,7 +115,7 @@ def test_wrong_usage_is_code_2(arguments: list[str], said: str, shell: Shell) ->
             "unknown key 'epoch' in [training]; did you mean 'epochs'?",
         ),
         (["train", "--set", "epochs"], "cannot read the setting 'epochs'; write it as table.key=value"),
-        (["train", "--split-by", "tme"], "data.split_by is 'tme'; did you mean 'time'?"),
+        (["train", "--split-by", "tme", "day"], "data.split_by is 'tme'; did you mean 'time'?"),
         (["train", "--resume"], "nothing to resume in mlruns/work/digits; leave out --resume"),
         (["train", "table"], "recipe 'table' names no data; give --data FILE, or a folder of images"),
     ],

@@ -42,9 +42,11 @@ class Told:
     def __init__(self) -> None:
         self.drops: list[str] = []
         self.batches: list[tuple[int, int]] = []
+        self.left = 0
 
     def waiting(self, entry: str, rows: int) -> None:
         assert rows >= 0
+        self.left = rows
 
     def ran(self, entry: str, requests: int, rows: int, seconds: float) -> None:
         self.batches.append((requests, rows))
@@ -72,6 +74,7 @@ def play(
             await story(batcher)
             assert all((q.rows, q.size) == (0, 0) for q in batcher._queues.values())
             assert batcher._free == workers
+            assert told.left == 0
         finally:
             batcher.close()
 
@@ -97,6 +100,25 @@ def test_what_comes_in_one_turn_of_the_loop_runs_together() -> None:
 
     assert play(device, story, Limits()).batches == [(5, 5)]
     assert device.ran == [[0, 1, 2, 3, 4]]
+
+
+def test_how_many_wait_is_told_while_nothing_runs_through() -> None:
+    device = Device(held=True)
+
+    async def story(batcher: MicroBatcher) -> None:
+        first = begun(batcher, 1)
+        await until(device)
+        later, late = begun(batcher, 2, 3), begun(batcher, 4, deadline=time.monotonic() + 0.05)
+        await asyncio.sleep(0)
+        assert isinstance(batcher._watch, Told)
+        assert batcher._watch.left == 3
+        with pytest.raises(Expired, match=LATE):
+            await late
+        assert batcher._watch.left == 2
+        device.open.set()
+        await asyncio.gather(first, later)
+
+    play(device, story, Limits())
 
 
 def test_a_full_run_does_not_wait_for_the_turn_to_end() -> None:

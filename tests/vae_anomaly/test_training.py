@@ -81,12 +81,14 @@ def test_training_stops_when_validation_does_and_keeps_the_best(
     assert not run.model.training
 
 
-@pytest.mark.parametrize(("bound", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (601.0, "601")])
-def test_a_lost_validation_bound_stops_with_the_best_weights(bound: float, shown: str) -> None:
-    run, kept = scripted([5.0, 3.0, 4.0, bound])
+@pytest.mark.parametrize(
+    ("bounds", "shown"), [([math.nan], "nan"), ([math.inf], "inf"), ([601.0, 700.0, 601.0], "601")]
+)
+def test_a_lost_validation_bound_stops_with_the_best_weights(bounds: list[float], shown: str) -> None:
+    run, kept = scripted([5.0, 3.0, 4.0, *bounds])
     message = (
-        f"the loss is {shown} after epoch 4; the checkpoint of epoch 2 is kept; lower learning_rate "
-        "(now 0.01) or clip_norm (now 100)"
+        f"the loss is {shown} after epoch {3 + len(bounds)}; the checkpoint of epoch 2 is kept; lower "
+        "learning_rate (now 0.01) or clip_norm (now 100)"
     )
     with pytest.raises(DivergedError, match=f"^{re.escape(message)}$"):
         run.fit(TRAIN, VALIDATION)
@@ -94,8 +96,14 @@ def test_a_lost_validation_bound_stops_with_the_best_weights(bound: float, shown
 
 
 def test_a_bound_may_grow_a_hundredfold() -> None:
-    run, _ = scripted([5.0, 599.0, 4.0, 3.0, 2.0, 1.0])
+    run, _ = scripted([5.0, 599.0, 599.0, 599.0, 2.0, 1.0])
     assert len(run.fit(TRAIN, VALIDATION)) == 6
+
+
+def test_a_bound_may_lose_its_way_for_an_epoch() -> None:
+    run, kept = scripted([5.0, 3.0, 9999.0, 9999.0, 4.0, 4.0])
+    assert len(run.fit(TRAIN, VALIDATION)) == 6
+    assert same(weights(run.model), kept[1])
 
 
 def test_a_nan_training_loss_keeps_the_last_good_checkpoint(
