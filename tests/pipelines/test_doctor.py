@@ -97,6 +97,7 @@ def test_a_place_that_cannot_be_written_fails(tmp_path: Path, monkeypatch: pytes
 
 def test_two_onnxruntimes_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda package: "1.0")
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: None)
     found = [item for item in examine(None, tmp_path) if item.what == "packages"]
     assert [item.status for item in found] == ["ok", "fail"]
     assert found[1].said.startswith("onnxruntime and onnxruntime-gpu overwrite each other; ")
@@ -121,3 +122,24 @@ def test_a_failing_check_is_exit_code_1(shell: Shell, tmp_path: Path) -> None:
     assert done.code == 1
     assert "\nfail  cpu: no bundle folder at '" in done.out
     assert "\nok    disk: " in done.out
+
+
+def test_a_version_out_of_range_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["numpy>=99", "pandas>=1", "no-such-package>=1", "onnx<0.1; extra == 'train'"]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: needs)
+    (said,) = (
+        item.said for item in examine(None, tmp_path) if item.what == "packages" and item.status == "fail"
+    )
+    assert said.startswith(f"numpy {np.__version__} is not >=99, onnx ")
+
+
+def test_builds_of_torchvision_that_do_not_fit_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist\nmore")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+    found = finding("torchvision", tmp_path)
+    assert found.status == "fail"
+    assert found.said.startswith("operator torchvision::nms does not exist; install torch and torchvision")
