@@ -165,9 +165,8 @@ REASONS = (
         ),
     ),
     Reason(
-        "On Wilt and landsat the anomalies lie where rows are dense, and trimming takes normal rows "
-        "at the rim; an ellipse, as MCD's, happens to fit both. Other shares and more rounds of "
-        "trimming were no better on development data. Next: trimming by the combined score.",
+        "On Wilt and landsat the anomalies lie where rows are dense, and trimming takes normal rows at the "
+        "rim; an ellipse, as MCD's, happens to fit both. Next: trimming by the combined score.",
         (
             Target(
                 "Trained on everything, unlabelled, AUROC against MCD",
@@ -192,9 +191,9 @@ REASONS = (
     Reason(
         "With half an image hidden the posterior is wide, and few of its draws weigh anything; ten "
         "thousand training images hold a neighbour that is as good a guess. Helped: rows judged by "
-        "what a random mask took, more latents, more masks, twice the training. Without gain: "
-        "rectangles that span the image among the masks. Next: a wider decoder and longer training "
-        "with halves among the masks.",
+        "what a random mask took, more latents, more masks, twice the training. Little or no gain: "
+        "rectangles that span the image among the masks, weights that are tempered. Next: a wider "
+        "decoder and longer training with halves among the masks.",
         (
             Target(
                 "MNIST, pixels, MSE against 80 % of the best peer's",
@@ -260,9 +259,9 @@ REASONS = (
         ),
     ),
     Reason(
-        "Its columns are nearly collinear: with few gaps a cell is all but known from the others, "
-        "closer than the floor of sigma and the latents allow. A lower floor with more latents helped "
-        "on a made collinear table and is not taken over, as it was chosen on that table alone.",
+        "Its columns are nearly collinear: with few gaps a cell is all but known from the others, closer "
+        "than the floor of sigma allows. A lower floor and more latents helped a made collinear table in "
+        "one trial and not in another. Next: residuals that may be correlated.",
         (
             Target(
                 "Coverage of 95 % intervals on breast, a tenth hidden",
