@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from PIL import Image
 from sample_models import grey_images
@@ -93,3 +94,16 @@ def binary(values: np.ndarray[Any, Any], datatype: str = "FP64") -> tuple[bytes,
     item = {"name": "x", "shape": list(values.shape), "datatype": datatype}
     text = json.dumps(tensors(item | {"parameters": {"binary_data_size": len(data)}})).encode()
     return text + data, {"inference-header-content-length": str(len(text))}
+
+
+def people(count: int = 200) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Bern", "Oslo", "Rome"], count)
+    return pd.DataFrame(
+        {
+            "amount": rng.normal(size=count) + (city == "Rome"),
+            "city": city,
+            "age": rng.integers(18, 90, count),
+            "vip": rng.random(count) < 0.3,
+        }
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -35,6 +35,7 @@ from sample_models import grey_images
 from vae_anomaly.runtime import Bundle
 
 TOKEN = "correct-horse-battery"
+NEW_CITY = {"amount": 0.5, "city": "Atlantis", "age": 40, "vip": True}
 CANARY = "kanarienvogel" * 4
 DEEP = b'{"rows": ' + b"[" * 8 + b"]" * 8 + b"}"
 SCORE, INFER = "/v1/score", "/v2/models/sensors/infer"
@@ -42,14 +43,30 @@ PNG, JPEG = "image/png", "image/jpeg"
 
 
 class Services:
-    """The same app under four settings."""
+    """The same app under several settings and models."""
 
-    def __init__(self, table: Live, small: Live, guarded: Live, image: Live) -> None:
+    def __init__(
+        self, table: Live, small: Live, guarded: Live, image: Live, mixed: Live, starved: Live
+    ) -> None:
         self.table, self.small, self.guarded, self.image = table, small, guarded, image
+        self.mixed, self.starved = mixed, starved
+
+
+class Starved:
+    """A bundle whose device has no memory left."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bundle, name)
+
+    def judged(self, samples: Any) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory")
 
 
 @pytest.fixture(scope="module")
-def services(table_bundle: Bundle, image_bundle: Bundle) -> Iterator[Services]:
+def services(table_bundle: Bundle, image_bundle: Bundle, mixed: Bundle) -> Iterator[Services]:
     small = {
         "max_rows": 2,
         "max_cells": 7,
@@ -63,8 +80,10 @@ def services(table_bundle: Bundle, image_bundle: Bundle) -> Iterator[Services]:
         live(table_bundle, **small) as tight,
         live(table_bundle, token=TOKEN, token_next=TOKEN[::-1]) as guarded,
         live(image_bundle, "bars") as image,
+        live(mixed, "people") as people,
+        live(cast(Bundle, Starved(table_bundle))) as starved,
     ):
-        yield Services(table, tight, guarded, image)
+        yield Services(table, tight, guarded, image, people, starved)
 
 
 Ask = Callable[[Services], httpx.Response | None]
@@ -122,6 +141,7 @@ TWICE = pa.Table.from_arrays([pa.array([1.0])] * 4, ["plain", "plain", "tiny", "
 CHUNKS = [b"800\r\n" + b" " * 2048 + b"\r\n"] * 4
 POST = ("content-type: application/json", "connection: close")
 OK: dict[str, Ask] = {
+    "unseen-category": lambda services: services.mixed.post(SCORE, rows(NEW_CITY)),
     "null-cell": score(rows(GAP)),
     "nan-in-npy": as_npy(np.array([[0.1, np.nan, 1e-7, 1.7e9]])),
     "null-in-arrow": as_arrow(FEW | {"large": pa.array([None], pa.float64())}),
@@ -249,6 +269,12 @@ BAD: dict[str, tuple[Ask, int, str]] = {
     "tensor-size": (infer({**tensor(CELLS), "parameters": {"binary_data_size": 32}}), 400, "bad_tensor"),
     "slow-client": (raw(head("POST", SCORE, *POST, "content-length: 9"), b"{"), 408, "receive_deadline"),
     "overload": (tight(b" " * 4950, **JSON), 503, "overloaded"),
+    "no-device-memory": (lambda services: services.starved.post(SCORE, rows(ROW)), 503, "overloaded"),
+    "unseen-category-strict": (
+        lambda services: services.mixed.post(SCORE, rows(NEW_CITY, strict=True)),
+        422,
+        "unseen_category",
+    ),
 }
 
 

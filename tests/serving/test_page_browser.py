@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -33,6 +34,16 @@ pytestmark = [
 ]
 
 TOKEN = "a-token-of-this-test"
+# A file dropped or pasted, as the browser would tell of it.
+HAND_OVER = """([way, text]) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const held = new DataTransfer();
+  held.items.add(new File([bytes], "a.png", {type: "image/png"}));
+  const [target, event] = way === "drop"
+    ? [document.getElementById("drop"), new DragEvent("drop", {dataTransfer: held, cancelable: true})]
+    : [document, new ClipboardEvent("paste", {clipboardData: held})];
+  target.dispatchEvent(event);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +99,18 @@ def test_the_verdict_on_a_picture_is_the_bundles(
     assert float(page.locator("#scores tr", has_text="neg_elbo").locator("td").nth(1).inner_text()) == (
         pytest.approx(row["score_neg_elbo"], rel=1e-3)
     )
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_picture_that_is_dropped_or_pasted_is_judged(
+    services: dict[str, str], page: Any, image_bundle: Bundle, way: str
+) -> None:
+    picture = grey_images(1, seed=7)
+    page.goto(services["image"])
+    page.wait_for_selector("#histogram svg")
+    page.wait_for_load_state("networkidle")
+    page.evaluate(HAND_OVER, [way, base64.b64encode(as_png(picture)).decode()])
+    shown_p(page, image_bundle.p_values(picture)[0])
 
 
 def test_what_is_painted_over_is_filled(services: dict[str, str], page: Any, image_bundle: Bundle) -> None:
@@ -179,14 +202,18 @@ def test_a_phone_needs_no_sideways_scrolling(services: dict[str, str], browser: 
     context.close()
 
 
-def upload(page: Any, address: str, picture: np.ndarray[Any, Any]) -> None:
-    """Pick a picture and wait until everything about it is shown."""
+def as_png(picture: np.ndarray[Any, Any]) -> bytes:
     held = io.BytesIO()
     Image.fromarray(picture[0].squeeze()).save(held, "PNG")
+    return held.getvalue()
+
+
+def upload(page: Any, address: str, picture: np.ndarray[Any, Any]) -> None:
+    """Pick a picture and wait until everything about it is shown."""
     page.goto(address)
     page.wait_for_selector("#histogram svg")
     page.wait_for_load_state("networkidle")
-    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": held.getvalue()})
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": as_png(picture)})
     page.wait_for_timeout(300)
     page.wait_for_load_state("networkidle")
 

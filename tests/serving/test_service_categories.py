@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from live_service import Live, live
-from request_samples import ARROW, arrow, rows
-from sample_models import TABLE_MODEL, fit
+from request_samples import ARROW, arrow, people, rows
 
-from vae_anomaly.export import export_bundle
-from vae_anomaly.runtime import Bundle, load_bundle
+from vae_anomaly.runtime import Bundle
 
 ROW: dict[str, Any] = {"amount": 0.5, "city": "Bern", "age": 40, "vip": True}
 GAPS = {"amount": 0.5, "city": None, "age": None, "vip": None}
 STRANGE = ROW | {"city": "Atlantis"}
-
-
-def people(count: int = 200) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    city = rng.choice(["Bern", "Oslo", "Rome"], count)
-    return pd.DataFrame(
-        {
-            "amount": rng.normal(size=count) + (city == "Rome"),
-            "city": city,
-            "age": rng.integers(18, 90, count),
-            "vip": rng.random(count) < 0.3,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder: Path = tmp_path_factory.mktemp("mixed") / "bundle"
-    export_bundle(fit(people(), TABLE_MODEL, draws=4, imputation_draws=100), folder)
-    return load_bundle(folder, device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
