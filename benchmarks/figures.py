@@ -151,6 +151,16 @@ FIGURES = (
         "imports",
         lambda v: number(v["seconds"]["import vae_anomaly.runtime"]),
     ),
+    *(
+        Figure(
+            f"seconds of `make {name}`, its environment being there",
+            target,
+            "commands",
+            name,
+            lambda v: number(v["seconds"]),
+        )
+        for name, target in (("demo", "< 90"), ("quick", "< 120"), ("test", "≤ 600"))
+    ),
     Figure(
         "imputing 10,000 x 30, K = 50, against `IterativeImputer.transform`",
         "at most 2 times as long",
