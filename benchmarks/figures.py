@@ -117,7 +117,7 @@ FIGURES = (
         lambda v: two(v, lambda part: number(part["rows_per_second"]["onnxruntime"])),
     ),
     Figure(
-        "parity over every recipe, logits from -200 to 200 (1 = the tolerance)",
+        "parity over every recipe, logits from -200 to 200 (1 = the tolerance of bundle.md)",
         "≤ 1",
         "runtime",
         "parity",

@@ -24,6 +24,9 @@ from vae_anomaly.runtime import load_bundle
 SCRIPT = Path(sys.executable).with_name("vae-anomaly")
 HOME = Path(pipelines.__file__).parents[1]
 NUMBER = r"\d+\.\d+"
+# Whoever asks another host for something finds nobody.
+NOBODY = "http://127.0.0.1:9"
+OFFLINE = {"http_proxy": NOBODY, "https_proxy": NOBODY, "all_proxy": NOBODY, "no_proxy": ""}
 
 
 def installed(*arguments: str, folder: Path, **environment: str) -> Done:
@@ -48,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(folder: Path) -> Done:
-    return installed("demo", "--epochs", "2", "--root", "my runs", folder=folder)
+    return installed("demo", "--epochs", "2", "--root", "my runs", folder=folder, **OFFLINE)
 
 
 @pytest.fixture(scope="module")
