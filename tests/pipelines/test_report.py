@@ -60,6 +60,7 @@ class FakeManifest:
     provenance: dict[str, Any] = field(
         default_factory=lambda: {"run_id": "0123abcd", "versions": {"numpy": "2"}}
     )
+    imputation: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
