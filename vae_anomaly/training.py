@@ -32,8 +32,8 @@ ACTIVE_VARIANCE = 0.01
 # Most that a hidden cell may cost on average in a row, nats, a normal one three deviations away: one cell
 # far out in a column that is constant otherwise would outweigh all others in the choice of an epoch.
 CELL_COST = 5.0
-# A loss this many times the first epoch's, so many epochs in a row, has lost its way. One epoch alone may be
-# a row far out that the network met badly: the best weights are kept anyway.
+# A loss this many times the first epoch's, so many epochs in a row, has lost its way: in one epoch alone it
+# may be a row far out that the network met badly.
 DIVERGED, LOST_EPOCHS = 100.0, 3
 # How many times faster a learned scale goes than weights: Adam moves a parameter by about the learning
 # rate per step, and the logarithm of a scale has whole units to go while latents wait for it.
