@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pipelines.report.canvas import Mark, Plot
 
@@ -45,16 +45,28 @@ class Strips:
     type: ClassVar[str] = "strips"
 
 
+class Bar(NamedTuple):
+    """One column of a sample; ``length`` of its bar in percent of the sample's largest."""
+
+    name: str
+    value: str
+    expected: str
+    between: str
+    contribution: str
+    length: int
+
+
 @dataclass(frozen=True)
 class Card:
-    """One sample: how it is called, what is known of it, its picture or its columns."""
+    """One sample: how it is called, what is known of it, how each score ranks it, its picture or columns."""
 
     name: str
     facts: str
+    ranks: str
     anomaly: bool | None
     picture: str = ""
     alt: str = ""
-    columns: tuple[tuple[str, str, str, str, int], ...] = ()
+    columns: tuple[Bar, ...] = ()
 
 
 @dataclass(frozen=True)

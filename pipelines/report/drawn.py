@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.report import canvas, figures, model_figures, pictures
-from pipelines.report.blocks import Block, Card, Cards, Picture, Strips
+from pipelines.report.blocks import Bar, Block, Card, Cards, Picture, Strips
 from pipelines.report.metrics import Array, Floats
 from pipelines.report.results import Evaluation, GalleryItem, ShownRows
 from pipelines.report.words import number, printable
@@ -17,6 +17,9 @@ from vae_anomaly.schema import ImageSchema
 DENSITIES = 12
 # Rows of a table that are shown of each kind: they fill two lines of three.
 TABLE_CARDS = 6
+# Scores named under a sample: the strangest of them.
+STRANGEST = 3
+RANKED = "Below the p-value: the share of calibration samples that each score ranks below this one."
 PATTERNS = {
     "random": "30 % of the pixels hidden at random",
     "block": "one block of half the height and width hidden",
@@ -121,11 +124,14 @@ def sample_blocks(evaluation: Evaluation, side: int) -> list[Block]:
         ]
         how = (
             "Each shows the sample, its reconstruction, and where the reconstruction fails: "
-            "brighter = more unexpected, one scale for all."
+            f"brighter = more unexpected, one scale for all. {RANKED}"
         )
     else:
         cards = [_table_cards(rows) for rows in (evaluation.most, evaluation.least)]
-        how = "Columns by their contribution to the reconstruction score, beside what the model expected."
+        how = (
+            "Columns by their contribution to the reconstruction score, beside what the model expected and "
+            f"the range in which 95 % of such values should lie. {RANKED}"
+        )
     return [
         Cards("Most anomalous", cards[0], how),
         Cards("Least anomalous", cards[1], "The same for the samples that the model finds most ordinary."),
@@ -137,6 +143,13 @@ def _facts(entry: dict[str, Any]) -> str:
     return f"score {number(entry['score'])} · p {number(entry['p_value'])}{group}"
 
 
+def _ranks(entry: dict[str, Any]) -> str:
+    known = [(rank, name) for name, rank in entry["ranks"].items() if rank is not None]
+    return " · ".join(
+        f"{printable(name, 60)} {rank:.1%}" for rank, name in sorted(known)[: -STRANGEST - 1 : -1]
+    )
+
+
 def _image_cards(rows: ShownRows, schema: ImageSchema, top: float, side: int) -> list[Card]:
     originals = pictures.masked(pictures.pixels(rows.samples.values, schema), ~rows.samples.observed)
     rebuilt = pictures.pixels(rows.reconstruction, schema)
@@ -145,6 +158,7 @@ def _image_cards(rows: ShownRows, schema: ImageSchema, top: float, side: int) ->
         Card(
             name=printable(entry["id"], 60),
             facts=_facts(entry),
+            ranks=_ranks(entry),
             anomaly=entry["anomaly"],
             picture=pictures.sheet(np.stack(panels), 3, side),
             alt=f"sample {printable(entry['id'], 60)}, its reconstruction and its heatmap, {_facts(entry)}",
@@ -158,6 +172,7 @@ def _table_cards(rows: ShownRows) -> list[Card]:
         Card(
             name=printable(entry["id"], 60),
             facts=_facts(entry),
+            ranks=_ranks(entry),
             anomaly=entry["anomaly"],
             columns=tuple(_bars(entry["columns"])),
         )
@@ -165,14 +180,14 @@ def _table_cards(rows: ShownRows) -> list[Card]:
     ]
 
 
-def _bars(columns: list[dict[str, Any]]) -> list[tuple[str, str, str, str, int]]:
-    """Name, value, expected, contribution, and the length of its bar in percent of the row's largest."""
+def _bars(columns: list[dict[str, Any]]) -> list[Bar]:
     largest = max((column["contribution"] or 0.0 for column in columns), default=0.0)
     return [
-        (
+        Bar(
             printable(column["name"], 60),
-            "missing" if column["value"] is None else number(column["value"]),
+            number(column["value"]),
             number(column["expected"]),
+            "" if column["low"] is None else f"{number(column['low'])} to {number(column['high'])}",
             number(column["contribution"]),
             round(100 * max(column["contribution"] or 0.0, 0.0) / largest) if largest > 0 else 0,
         )

@@ -7,19 +7,8 @@ from typing import Any, Protocol
 import pandas as pd
 
 from pipelines.report.metrics import Array
+from vae_anomaly.explanation import Explanation
 from vae_anomaly.schema import Schema
-
-
-class Explained(Protocol):
-    """What `Bundle.explain` returns, as far as the report reads it."""
-
-    @property
-    def contributions(self) -> Array:
-        """Nats per element, shape (n, *sample shape)."""
-
-    @property
-    def reconstruction(self) -> Array:
-        """In raw units, shape (n, *sample shape)."""
 
 
 class Imputed(Protocol):
@@ -104,8 +93,8 @@ class EvaluatedBundle(Protocol):
     def verdicts(self, x: Any, observed: Any = None, false_alarm_rate: float | None = None) -> pd.DataFrame:
         """Scores, p-values and verdicts."""
 
-    def explain(self, x: Any, observed: Any = None) -> Explained:
-        """Contributions and reconstructions."""
+    def explain(self, x: Any, observed: Any = None) -> Explanation:
+        """Contributions, expectations, and the rank of every score."""
 
     def impute(self, x: Any, observed: Any = None, draws: int | None = None, seed: int = 0) -> Imputed:
         """Filled samples, their spread and, on request, draws."""

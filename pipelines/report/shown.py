@@ -11,6 +11,7 @@ from pipelines.report import imputation
 from pipelines.report.context import Context, column
 from pipelines.report.metrics import Array, finite
 from pipelines.report.results import ShownRows
+from vae_anomaly.explanation import ranked_columns
 from vae_anomaly.schema import TableSchema
 
 RANDOM_ROWS = 32
@@ -37,16 +38,16 @@ def _show(context: Context, rows: Array, verdicts: pd.DataFrame) -> ShownRows:
     explained = context.bundle.explain(samples.values, samples.observed)
     scores, p = column(verdicts, "score"), column(verdicts, "p_value")
     described = [_facts(context, row, scores[row], p[row]) for row in rows.tolist()]
-    shown = ShownRows(
-        samples,
-        np.asarray(explained.reconstruction),
-        np.asarray(explained.contributions, np.float64),
-        described,
-    )
+    for place, (entry, reason) in enumerate(zip(described, explained.reasons(), strict=True)):
+        ranks = zip(explained.score_names, explained.ranks[place].tolist(), strict=True)
+        entry["reason"], entry["ranks"] = reason, {name: finite(rank) for name, rank in ranks}
     if isinstance(schema := context.bundle.schema, TableSchema):
+        lines = ranked_columns(explained, samples, schema, RANKED_COLUMNS)
         for place, entry in enumerate(described):
-            entry["columns"] = _ranked_columns(schema, shown, place)
-    return shown
+            own = lines.loc[lines["row"] == place]
+            entry["columns"] = [_said(line) for line in own.to_dict("records")]
+    parts = np.asarray(explained.contributions, np.float64)
+    return ShownRows(samples, np.asarray(explained.reconstruction), parts, described)
 
 
 def _facts(context: Context, row: int, score: float, p_value: float) -> dict[str, Any]:
@@ -60,15 +61,7 @@ def _facts(context: Context, row: int, score: float, p_value: float) -> dict[str
     }
 
 
-def _ranked_columns(schema: TableSchema, shown: ShownRows, place: int) -> list[dict[str, Any]]:
-    """Columns of one row, the largest contribution first."""
-    parts = shown.contributions[place]
-    return [
-        {
-            "name": schema.names[i],
-            "value": finite(shown.samples.values[place, i]) if shown.samples.observed[place, i] else None,
-            "expected": finite(float(shown.reconstruction[place, i])),
-            "contribution": finite(parts[i]),
-        }
-        for i in np.argsort(-parts, kind="stable")[:RANKED_COLUMNS].tolist()
-    ]
+def _said(line: dict[Any, Any]) -> dict[str, Any]:
+    """One of the `ranked_columns`."""
+    numbers = ("value", "expected", "low", "high", "contribution")
+    return {"name": line["column"], **{name: finite(line[name]) for name in numbers}}

@@ -27,8 +27,10 @@ from PIL import Image
 
 from pipelines.report import Evaluation, EvaluationOptions, evaluate_bundle, pictures, write_report
 from pipelines.report.latent import traversal, two_dimensions
+from pipelines.report.words import number
 from vae_anomaly.calibration import p_values
 from vae_anomaly.exceptions import DataError, UnsupportedError
+from vae_anomaly.explanation import Explanation
 from vae_anomaly.schema import ImageSchema, Schema, infer_schema
 
 if TYPE_CHECKING:
@@ -37,11 +39,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 ROOT = Path(__file__).parents[2]
-
-
-class Explained(NamedTuple):
-    contributions: Array
-    reconstruction: Array
 
 
 class Imputed(NamedTuple):
@@ -112,16 +109,34 @@ class FakeBundle:
     def decode(self, z: Any) -> Array:
         return self._raw(np.asarray(z, np.float64) @ self.loadings.T)
 
-    def explain(self, x: Any, observed: Any = None) -> Explained:
+    def explain(self, x: Any, observed: Any = None) -> Explanation:
+        rebuilt = self.decode(self.encode(x, observed).mean)
+        parts, recon = self._decomposed(x, observed)
+        ranks = np.searchsorted(self.table, recon) / len(self.table)
+        return Explanation(
+            parts.reshape(rebuilt.shape),
+            rebuilt,
+            recon,
+            p_values(self.table, recon),
+            ranks[:, None],
+            ("recon",),
+            self.default_score,
+            rebuilt - 1.96 * np.sqrt(self.noise) * self._spread,
+            rebuilt + 1.96 * np.sqrt(self.noise) * self._spread,
+        )
+
+    @property
+    def _spread(self) -> Array:
+        return np.asarray(self.scale.reshape(self.schema.shape))
+
+    def _decomposed(self, x: Any, observed: Any) -> tuple[Array, Array]:
         rows, rebuilt = self._standard(x, observed), self.decode(self.encode(x, observed).mean)
         flat = (rebuilt.reshape(rows.shape) - self.mean) / self.scale
         parts = np.nan_to_num((rows - flat) ** 2 / (2 * self.noise))
-        return Explained(parts.reshape(rebuilt.shape), rebuilt)
+        return parts, np.where(np.isnan(rows).all(axis=1), np.nan, parts.sum(axis=1))
 
     def scores(self, x: Any, observed: Any = None) -> Array:
-        parts = self.explain(x, observed).contributions
-        nothing = np.isnan(self._standard(x, observed)).all(axis=1)
-        return np.asarray(np.where(nothing, np.nan, parts.reshape(len(parts), -1).sum(axis=1)))
+        return self._decomposed(x, observed)[1]
 
     def verdicts(self, x: Any, observed: Any = None, false_alarm_rate: float | None = None) -> pd.DataFrame:
         scores = self.scores(x, observed)
@@ -304,6 +319,8 @@ def test_most_anomalous_come_first(evaluation: Evaluation) -> None:
         "anomaly": True,
         "score": float(scores[most[0]]),
         "p_value": 1 / 61,
+        "reason": "recon decided, p = 0.0164, above 100.0 % of calibration rows",
+        "ranks": {"recon": 1.0},
     }
 
 
@@ -372,10 +389,16 @@ def test_table_ranks_columns_by_contribution(table_evaluation: Evaluation, tmp_p
     parts = [column["contribution"] for column in first["columns"]]
     assert parts == sorted(parts, reverse=True)
     assert sum(parts) == pytest.approx(first["score"])
-    assert {c["name"]: c["value"] for c in first["columns"]}["height"] == 2.0
+    height = {c["name"]: c for c in first["columns"]}["height"]
+    assert height["value"] == 2.0
+    assert height["low"] < height["expected"] < height["high"] < 2.0
+    assert first["ranks"] == {"recon": 1.0}
+    assert first["reason"].startswith("recon decided, p = ")
     page = Page(write_report(table_evaluation, tmp_path))
     assert page.all("img") == []
     assert "expected" in page.text
+    assert f"{number(height['low'])} to {number(height['high'])}" in page.text
+    assert "recon 100.0%" in page.text
 
 
 def test_foreign_text_is_escaped(table_evaluation: Evaluation, tmp_path: Path) -> None:
