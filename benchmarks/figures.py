@@ -194,7 +194,7 @@ FIGURES = (
     ),
     Figure(
         "seconds of `fit` with defaults",
-        "180 and 10",
+        "180 and 10; the largest about 300, by the work rule",
         "detection",
         "fitting",
         lambda v: "; ".join(f"{row['data']}: {row['seconds']:.1f}" for row in v["rows"]),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vae_anomaly.imputing import Imputation
     from vae_anomaly.pooling import Pooled, pool_estimates
     from vae_anomaly.runtime import Bundle, load_bundle
+    from vae_anomaly.sensitivity import missing_sensitivity
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _HOMES = {
     "VAEImputer": "estimators",
     "VaeAnomalyError": "exceptions",
     "load_bundle": "runtime",
+    "missing_sensitivity": "sensitivity",
     "pool_estimates": "pooling",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "VaeAnomalyError",
     "__version__",
     "load_bundle",
+    "missing_sensitivity",
     "pool_estimates",
 ]
 

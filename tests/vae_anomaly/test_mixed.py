@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,27 @@ def test_imputations_keep_to_every_kind(bundle: Bundle, detector: VAEDetector) -
     drawn = [bundle.schema.frame(part) for part in draws]  # type: ignore[union-attr]
     assert all(set(part["city"]) <= {"lima", "oslo", "rome"} for part in drawn)
     assert any((a["city"] != b["city"]).any() for a, b in itertools.pairwise(drawn))
+
+
+def test_a_mixed_model_without_masks_imputes_by_metropolis_steps(tmp_path: Path) -> None:
+    choices = settings(TABLE_MODEL, epochs=40, imputation_draws=50)
+    assert choices.training is not None
+    choices = replace(choices, training=replace(choices.training, random_mask=0.0))
+    complete = mixed_rows(gaps=0.0)
+    imputer = VAEImputer(settings=choices, device="cpu", random_state=0).fit(complete)
+    imputer.export(tmp_path / "bundle")
+    rows = mixed_rows(200, seed=7, gaps=0.0)
+    hidden, odd, given = rows.copy(), np.arange(200) % 2 == 1, ["real", "count"]
+    for name in rows.columns.difference(given):
+        hidden[name] = hidden[name].where(~odd)
+    found = load_bundle(tmp_path / "bundle", device="cpu").impute(hidden)
+    stepped = found.flags == "metropolis"
+    assert stepped.sum() > 5
+    assert not stepped[~odd].any()
+    assert found.mean.dtypes.tolist() == rows.dtypes.tolist()
+    assert not found.mean.isna().any().any()
+    pd.testing.assert_frame_equal(found.mean[given], rows[given])
+    assert (found.mean["city"] == rows["city"])[stepped].mean() > 0.75
 
 
 def test_most_hidden_categories_are_found(bundle: Bundle) -> None:
