@@ -245,6 +245,7 @@ def test_imputations_keep_to_every_kind(bundle: Bundle, detector: VAEDetector) -
     assert any((a["city"] != b["city"]).any() for a, b in itertools.pairwise(drawn))
 
 
+@pytest.mark.slow
 def test_a_mixed_model_without_masks_imputes_by_metropolis_steps(tmp_path: Path) -> None:
     choices = settings(TABLE_MODEL, epochs=40, imputation_draws=50)
     assert choices.training is not None
