@@ -250,6 +250,11 @@ def test_sync_copies_a_run_to_a_server(shell: Shell, tracked: Tracked, root: Pat
     assert (version.run_id, version.tags["bundle_digest"]) == (copy, tracked.run.digest)
 
 
+def _heed_interrupts() -> None:
+    # A shell starts what it runs in the background with interrupts ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
@@ -259,7 +264,9 @@ def test_a_stopped_training_says_how_to_go_on(number: int, code: int, inside: Pa
     command = [sys.executable, "-m", "pipelines.cli", "train", "--no-track", *settings]
     repository = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": repository, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 3/"):
