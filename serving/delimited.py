@@ -15,8 +15,9 @@ import pyarrow.csv
 from serving.chunks import ReadOptions, reading
 from vae_anomaly.exceptions import DataError
 
-# Bytes parsed at once; a row must fit into one block.
-BLOCK_BYTES = 2**24
+# Bytes parsed at once: small, because pyarrow reads up to 32 blocks ahead; a row must fit into one, so
+# that files with larger rows are read by large blocks.
+BLOCK_BYTES, LARGE_BLOCK_BYTES = 2**20, 2**24
 DELIMITERS = ",;\t"
 # What other tools write into the gaps of a numeric column: the list of pandas.
 GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NAN", "-NaN", "-nan", "NULL", "null", "None", "<NA>")
@@ -24,6 +25,10 @@ SNIFFED_CHARACTERS = 2**16
 # Text that an integer column would write back unchanged: no sign plus, no leading zeros.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 INDEX = ""
+
+
+class _LargeRowError(DataError):
+    """A row does not fit into a block."""
 
 
 class CsvReader:
@@ -42,6 +47,7 @@ class CsvReader:
         self.schema = pa.schema([(name, pa.string()) for name in names])
         self.rows: int | None = None
         self._texts_of: frozenset[str] = frozenset()
+        self._block = BLOCK_BYTES
         # Written by pandas: an index has no name of its own.
         self.index = [INDEX] if names[0] == INDEX else []
 
@@ -54,6 +60,13 @@ class CsvReader:
             If rows are ragged, or text stands in one of ``features``.
         """
         self._texts_of = texts
+        try:
+            self._settle(features, texts)
+        except _LargeRowError:
+            self._block = LARGE_BLOCK_BYTES
+            self._settle(features, texts)
+
+    def _settle(self, features: Sequence[str], texts: frozenset[str]) -> None:
         types = {name: pa.float64() if name in features else pa.int64() for name in self.schema.names}
         types |= dict.fromkeys(texts, pa.string())
         self.rows = 0
@@ -116,7 +129,7 @@ class CsvReader:
         return pyarrow.csv.open_csv(
             self.path,
             # One thread: with several the reader cannot tell the number of a bad row.
-            read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            read_options=pyarrow.csv.ReadOptions(block_size=self._block, use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=note
             ),
@@ -139,8 +152,8 @@ class CsvReader:
         if "UTF8" in str(error):
             return DataError(f"{self.path} is not UTF-8 text; save it as UTF-8")
         if "straddl" in str(error):
-            return DataError(
-                f"{self.path} has a row of more than {BLOCK_BYTES >> 20} MB; look for an unclosed quote"
+            return _LargeRowError(
+                f"{self.path} has a row of more than {self._block >> 20} MB; look for an unclosed quote"
             )
         return DataError(f"cannot read {self.path} as CSV; is it text with a header line?")
 

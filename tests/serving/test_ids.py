@@ -78,10 +78,17 @@ def test_damage_far_down_a_csv_is_found_when_opening(tmp_path: Path, monkeypatch
     path.write_bytes(b"a,b,c\n" + b"1,2,3\n" * 20_000 + b"1,2\n")
     with pytest.raises(DataError, match=r"^row 20000 of .*x\.csv has 2 cells, the header 3; "):
         open_source(path, TABLE)
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(delimited, "LARGE_BLOCK_BYTES", 2**20)
     path.write_bytes(b'a,b,c\n1,2,"' + b"3" * 3 * 2**20)
     with pytest.raises(DataError, match=r"x\.csv has a row of more than 1 MB; look for an unclosed quote$"):
         open_source(path, TABLE)
+
+
+def test_a_row_larger_than_a_block_is_read_by_large_blocks(tmp_path: Path) -> None:
+    long = "x" * 3 * 2**20
+    path = rows_csv(tmp_path / "x.csv", f"a,b,c,note\n1,2,3,short\n4,5,6,{long}\n")
+    chunks = read(path, keep_columns=("note",))
+    np.testing.assert_array_equal(values_of(chunks), [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
 
 def test_a_csv_may_have_spaces_gaps_in_words_and_decimal_commas(tmp_path: Path) -> None:
