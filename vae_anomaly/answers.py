@@ -153,6 +153,13 @@ class Answers:
         """
         rate = self._check_rates(false_alarm_rate, fdr)
         samples = self.schema.read(x, observed)
+        if fdr is None and (beyond := self.tables.beyond(rate, missing_share(samples))):
+            log.warning(
+                "%d rows with gaps are judged by too few calibration rows for a false alarm rate of %g: "
+                "none of them can be an outlier",
+                beyond,
+                rate,
+            )
         out = self.judged(samples)
         p_value = out["p_value"]
         flags = pd.array(p_value <= rate if fdr is None else self.discoveries(p_value, fdr), dtype="boolean")

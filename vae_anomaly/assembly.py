@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_anomaly import calibration
 from vae_anomaly.answers import Answers
-from vae_anomaly.batches import PAD_TO, Feeds
+from vae_anomaly.batches import PAD_TO, Feeds, with_something
 from vae_anomaly.bundle import Manifest
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
@@ -188,9 +188,9 @@ def assemble(
         If a model is asked for a score it cannot have: one that needs a distribution over z of an
         autoencoder, one that needs the mask of an encoder that does not see it.
     """
-    held_out = parts.calibration
+    held_out = with_something(parts.calibration)
     if not len(held_out.values):
-        raise CalibrationError("no row was held out for calibration; leave a share for it")
+        raise CalibrationError("no row with a value was held out for calibration; leave a share for it")
     model.eval()
     names, default = _chosen(config, model.variational)
     check_scores(names, model.variational, model_config.mask_input)
@@ -291,7 +291,11 @@ def calibrate(fitted: Fitted, answers: Answers) -> None:
     names = (*fitted.manifest.scores, "score")
     seed = int(fitted.manifest.provenance["seed"])
     fitted.calibration |= calibration_tables(
-        lambda samples: answers.run("score", samples), fitted.calibration_samples, names, seed
+        lambda samples: answers.run("score", samples),
+        fitted.calibration_samples,
+        names,
+        seed,
+        fitted.manifest.false_alarm_rate,
     )
     table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))
     fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))

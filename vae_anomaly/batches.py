@@ -91,6 +91,12 @@ def nothing_observed(samples: Samples) -> Mask:
     return np.logical_not(samples.observed.any(axis=_elements(samples)))
 
 
+def with_something(samples: Samples) -> Samples:
+    """The rows of which something is observed: of others nothing strange can be known."""
+    kept = ~nothing_observed(samples)
+    return samples if kept.all() else Samples(samples.values[kept], samples.observed[kept])
+
+
 def all_observed(samples: Samples) -> Mask:
     """Rows without any gap, shape (B,)."""
     return np.asarray(samples.observed.all(axis=_elements(samples)))

@@ -110,8 +110,8 @@ def check_rate(n: int, alpha: float) -> None:
         raise ConfigError(f"the false alarm rate is {alpha}; choose one above 0 and below 1, such as 0.05")
     if float(alpha) < smallest_rate(n):
         raise CalibrationError(
-            f"a false alarm rate of {alpha} needs at least {_rows_needed(alpha)} normal rows, "
-            f"got {n}; hold out more rows or accept a higher rate"
+            f"a false alarm rate of {alpha} needs at least {rows_needed(alpha)} normal rows, "
+            f"got {n}; hold out more rows or accept a rate of 1/{n + 1} or more"
         )
 
 
@@ -233,8 +233,8 @@ def fewest_discoveries(n: int, m: int, q: float) -> int:
     _check_discovery_rate(q)
     if float(q) * (1 + ROUNDING) < smallest_rate(n):
         raise CalibrationError(
-            f"a false discovery rate of {q} needs at least {_rows_needed(q)} normal rows, "
-            f"got {n}; hold out more rows or accept a higher rate"
+            f"a false discovery rate of {q} needs at least {rows_needed(q)} normal rows, "
+            f"got {n}; hold out more rows or accept a rate of 1/{n + 1} or more"
         )
     return max(1, math.ceil(m * smallest_rate(n) / q * (1 - ROUNDING)))
 
@@ -266,7 +266,7 @@ def _alarms(n: int, alpha: float) -> int:
     return k - 1 if k / (n + 1) > alpha else k
 
 
-def _rows_needed(alpha: float) -> int:
+def rows_needed(alpha: float) -> int:
     """The smallest n with 1 / (n + 1) <= alpha, rounded as `smallest_rate` rounds."""
     rows = math.ceil(1 / Fraction(float(alpha))) - 1
     return rows - 1 if smallest_rate(rows - 1) <= float(alpha) else rows

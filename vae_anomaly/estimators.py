@@ -70,11 +70,8 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         DataError
             If there are too few rows, or a column without any value.
         """
-        _check_array(X, numeric=not self.kinds)
-        schema = infer_schema(X, self.kinds, self.bounds)
-        self._check_parameters(schema)
+        schema, samples = self._read(X)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        samples = schema.read(X)
         fit = self._fit(schema, samples, seed)
         self.fitted_ = fit.fitted
         self.settings_ = fit.settings
@@ -87,6 +84,13 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(X.columns, dtype=object)
         self._after_fit(X)
         return self
+
+    def _read(self, X: Any) -> tuple[Schema, Samples]:
+        """Training data, and what they are."""
+        _check_array(X, numeric=not self.kinds)
+        schema = infer_schema(X, self.kinds, self.bounds)
+        self._check_parameters(schema)
+        return schema, schema.read(X)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -281,7 +285,15 @@ class VAEDetector(OutlierMixin, _VAEEstimator):  # type: ignore[misc]
             ``score`` (larger = more anomalous, on the scale of its fold's model), ``p_value`` (compares
             across folds), ``fold``; NaN for rows with nothing observed.
         """
-        return cross_fitted(self, X, folds)
+        # One schema for all folds: what a column is must not depend on which rows are left out.
+        schema, samples = self._read(X)
+        frame = cross_fitted(
+            lambda rows, seed: self._fit(schema, rows, seed).fitted.answers(),
+            samples,
+            folds,
+            check_random_state(self.random_state),
+        )
+        return frame.set_axis(X.index) if isinstance(X, pd.DataFrame) else frame
 
     def p_values(self, X: Any, *, score: str | None = None) -> Float:
         """Conformal p-values of the default score, or of another, shape (n,)."""

@@ -24,10 +24,11 @@ Float = npt.NDArray[np.float64]
 
 # Upper ends of the bins: a missing share s is in the first whose end is at least s.
 EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
-# Calibration rows hidden per bin, at most: each bin costs a pass over them.
+# Calibration rows hidden per bin, at most where the false alarm rate does not take more: each bin costs a
+# pass over them.
 ROWS = 1000
-# The first bin holds rows as they come; it reaches as far as it takes to hold half of them, and so many.
-LEAST = 200
+# Rows of the first bin at least, if there are so many: with fewer, p-values are coarse.
+LEAST = 50
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Tables:
         ends = self.ends
         return np.minimum(np.searchsorted(ends, missing, side="left"), len(ends) - 1)
 
+    def beyond(self, rate: float, missing: Float) -> int:
+        """How many rows are judged by a table too small for a false alarm rate, so that none can alarm."""
+        rows = np.array([len(self.table("score", place)) for place in range(len(self.ends))])
+        return int((calibration.rows_needed(rate) > rows)[self.places(missing)].sum())
+
     def _by_bin(
         self, name: str, scores: Array, missing: Float, judge: Callable[[Float, Float], Float]
     ) -> Float:
@@ -83,7 +89,11 @@ def missing_share(samples: Samples) -> Float:
 
 
 def calibration_tables(
-    run: Callable[[Samples], Mapping[str, Array]], samples: Samples, names: Sequence[str], seed: int
+    run: Callable[[Samples], Mapping[str, Array]],
+    samples: Samples,
+    names: Sequence[str],
+    seed: int,
+    rate: float,
 ) -> dict[str, Array]:
     """Sorted scores of calibration rows, as they come and hidden to each bin.
 
@@ -92,30 +102,38 @@ def calibration_tables(
     run : callable
         Scores samples: one array per name.
     samples : Samples
-        Held-out normal rows.
+        Held-out normal rows, something being observed of each.
     names : sequence of str
         Of the scores, and "score" for the one that decides.
     seed : int
         Of what is hidden.
+    rate : float
+        False alarm rate that every bin should be able to promise.
     """
     whole, missing = run(samples), missing_share(samples)
     tables: dict[str, Array] = {f"score_{name}": _sorted(whole[name], np.float64) for name in names}
-    edges = _edges(missing, samples.observed[0].size)
+    needed = calibration.rows_needed(rate)
+    edges = _edges(missing, samples.observed[0].size, needed)
     if len(edges) < 2:
         return tables
     first = missing <= edges[0]
     if not first.all():
         tables |= {f"gap0_score_{name}": _sorted(whole[name][first], np.float64) for name in names}
     for place, (low, high) in enumerate(pairwise(edges), start=1):
-        out = run(_hidden(samples, low, high, np.random.default_rng([seed, place])))
+        most = max(ROWS, needed)
+        out = run(_hidden(samples, low, high, np.random.default_rng([seed, place]), most))
         # Scores are float32: half the space, the same bits.
         tables |= {f"gap{place}_score_{name}": _sorted(out[name], np.float32) for name in names}
     return {**tables, "gap_edges": np.array(edges)}
 
 
-def _edges(missing: Float, elements: int) -> list[float]:
-    """Ends of the bins that rows of so many elements can be in."""
-    needed = max(len(missing) / 2, min(LEAST, len(missing)))
+def _edges(missing: Float, elements: int, rows: int) -> list[float]:
+    """Ends of the bins that rows of so many elements can be in.
+
+    The first holds rows as they come; it reaches as far as it takes to hold half of them, twice ``rows``
+    and `LEAST`.
+    """
+    needed = max(len(missing) / 2, min(max(2 * rows, LEAST), len(missing)))
     possible = (0.0, *EDGES)
     first = next(i for i, edge in enumerate(possible) if (missing <= edge).sum() >= needed)
     edges = [possible[first]]
@@ -132,14 +150,14 @@ def _counts(low: float, high: float, elements: int) -> npt.NDArray[np.int64]:
     return counts[(shares > low) & (shares <= high)]
 
 
-def _hidden(samples: Samples, low: float, high: float, rng: np.random.Generator) -> Samples:
-    """Rows that miss no more than ``high``, at most `ROWS`, hidden at random to shares in (low, high]."""
+def _hidden(samples: Samples, low: float, high: float, rng: np.random.Generator, most: int = ROWS) -> Samples:
+    """Rows that miss no more than ``high``, at most so many, hidden at random to shares in (low, high]."""
     elements = samples.observed[0].size
     gone = elements - samples.observed.reshape(len(samples.observed), -1).sum(axis=1)
     counts = _counts(low, high, elements)
     rows = np.flatnonzero(gone <= counts[-1])
-    if len(rows) > ROWS:
-        rows = np.sort(rng.choice(rows, ROWS, replace=False))
+    if len(rows) > most:
+        rows = np.sort(rng.choice(rows, most, replace=False))
     wanted = np.maximum(rng.choice(counts, len(rows)), gone[rows])
     observed = samples.observed[rows]
     flat = observed.reshape(len(rows), elements)

@@ -15,6 +15,7 @@ import numpy as np
 
 from vae_anomaly import calibration
 from vae_anomaly.answers import Answers
+from vae_anomaly.batches import with_something
 from vae_anomaly.bundle import MANIFEST, SealedBundle, seal
 from vae_anomaly.card import model_card
 from vae_anomaly.exceptions import BundleError
@@ -48,14 +49,13 @@ def write_recalibrated(sealed: SealedBundle, answers: Answers, samples: Samples,
     BundleError
         If the folder is taken.
     """
-    seen = samples.observed.any(axis=tuple(range(1, samples.observed.ndim)))
-    samples = Samples(samples.values[seen], samples.observed[seen])
-    calibration.check_rate(len(samples.values), sealed.manifest.false_alarm_rate)
+    samples, rate = with_something(samples), sealed.manifest.false_alarm_rate
+    calibration.check_rate(len(samples.values), rate)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder} exists already; write to a new folder")
     names = (*sealed.manifest.scores, "score")
     seed = int(sealed.manifest.provenance.get("seed", 0))
-    tables = calibration_tables(lambda rows: answers.run("score", rows), samples, names, seed)
+    tables = calibration_tables(lambda rows: answers.run("score", rows), samples, names, seed, rate)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -14,6 +14,7 @@ from sample_models import ALL_SCORES, colour_images, grey_images, table_rows
 from vae_anomaly.batches import PAD_TO, pad
 from vae_anomaly.calibration import benjamini_hochberg, p_values, threshold
 from vae_anomaly.exceptions import CalibrationError, ConfigError, SchemaError, UnsupportedError
+from vae_anomaly.gaps import Tables
 from vae_anomaly.imputing import fresh_state
 from vae_anomaly.runtime import Bundle
 
@@ -87,12 +88,27 @@ def test_any_rate_is_judged_without_refit(table_bundle: Bundle, rate: float) -> 
 def test_a_rate_that_the_calibration_cannot_promise(table_bundle: Bundle) -> None:
     sentence = (
         "a false alarm rate of 0.01 needs at least 99 normal rows, got 48; "
-        "hold out more rows or accept a higher rate"
+        "hold out more rows or accept a rate of 1/49 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=0.01)
     with pytest.raises(ConfigError, match=r"^the false alarm rate is 1\.5; choose one above 0 and below 1"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=1.5)
+
+
+def test_a_rate_beyond_the_table_of_gappy_rows_is_said(
+    table_bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table_rows(6).fillna(0.0)
+    rows.iloc[2:, 1:] = np.nan
+    place = int(table_bundle.tables.places(np.array([0.75]))[0])
+    few = {**table_bundle.calibration, f"gap{place}_score_score": np.arange(20.0)}
+    monkeypatch.setattr(Bundle, "tables", property(lambda bundle: Tables(few)))
+    assert not table_bundle.verdicts(rows, false_alarm_rate=1 / 49)["is_outlier"][2:].any()
+    assert caplog.messages == [
+        "4 rows with gaps are judged by too few calibration rows for a false alarm rate of 0.0204082: "
+        "none of them can be an outlier"
+    ]
 
 
 def test_verdicts_by_a_false_discovery_rate(table_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:

@@ -106,9 +106,20 @@ def test_calibration_needs_rows() -> None:
     parts = split_parts(schema.read(rows), 0)
     none = Parts(parts.train, parts.validation, schema.read(rows.iloc[:0]))
     with pytest.raises(
-        CalibrationError, match=r"^no row was held out for calibration; leave a share for it$"
+        CalibrationError, match=r"^no row with a value was held out for calibration; leave a share for it$"
     ):
         fit_model(schema, none, settings(TABLE_MODEL), device="cpu")
+
+
+def test_rows_without_any_value_do_not_calibrate() -> None:
+    rows = table_rows(40)
+    schema = infer_schema(rows)
+    parts = split_parts(schema.read(rows), 0)
+    held = schema.read(table_rows(60, 1))
+    held.observed[::3] = False
+    found = fit_model(schema, Parts(parts.train, parts.validation, held), settings(TABLE_MODEL), device="cpu")
+    assert found.fitted.manifest.provenance["rows_calibration"] == 40
+    assert len(found.fitted.calibration["score_score"]) == 40
 
 
 @pytest.fixture(scope="module")

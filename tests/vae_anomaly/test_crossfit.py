@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pytest
 from sample_models import TABLE_MODEL, settings, table_rows
@@ -13,45 +12,46 @@ from sample_models import TABLE_MODEL, settings, table_rows
 from vae_anomaly import VAEDetector
 from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.schema import Samples
 
 QUICK = settings(TABLE_MODEL)
 
 
-@dataclass
-class FakeAnswers:
-    calibration: dict[str, npt.NDArray[np.float64]]
-
-
 class Fake:
-    """A detector whose score is the first column; it remembers what it was fitted on."""
-
-    random_state = 0
-    fits: list[set[float]]
+    """Models whose score is the first column; it remembers what they were fitted on."""
 
     def __init__(self) -> None:
-        self.fits = []
+        self.fits: list[set[float]] = []
 
-    def set_params(self, random_state: int) -> "Fake":
-        return self
-
-    def fit(self, X: Any) -> "Fake":
-        self.fits.append(set(X[:, 0]))
+    def fit(self, samples: Samples, seed: int) -> Any:
+        first = samples.values[:, 0]
+        self.fits.append(set(first))
         # A third of the rows calibrates.
-        self.answers_ = FakeAnswers({"score_score": np.sort(X[: len(X) // 3, 0])})
-        return self
-
-    def scores(self, X: Any) -> pd.DataFrame:
-        assert not set(X[:, 0]) & self.fits[-1]
-        return pd.DataFrame({"score": X[:, 0]})
+        return FakeAnswers({"score_score": np.sort(first[: len(first) // 3])}, self.fits[-1])
 
 
-def test_every_row_is_judged_once_by_a_fit_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake: Any = Fake()
-    monkeypatch.setattr("sklearn.base.clone", lambda detector: detector)
-    X = np.random.default_rng(0).permutation(60.0 * np.arange(60) / 60)[:, None]
-    frame = cross_fitted(fake, X, folds=4)
+@dataclass
+class FakeAnswers:
+    calibration: dict[str, Any]
+    seen: set[float]
+
+    def judged(self, samples: Samples) -> dict[str, Any]:
+        assert not set(samples.values[:, 0]) & self.seen
+        return {"score": samples.values[:, 0]}
+
+
+def judge(fake: Fake, column: Any, folds: int, seed: int = 0) -> pd.DataFrame:
+    values = np.asarray(column)[:, None]
+    samples = Samples(values, np.ones(values.shape, dtype=bool))
+    return cross_fitted(fake.fit, samples, folds, np.random.RandomState(seed))
+
+
+def test_every_row_is_judged_once_by_a_fit_without_it() -> None:
+    fake = Fake()
+    column = np.random.default_rng(0).permutation(np.arange(60.0))
+    frame = judge(fake, column, folds=4)
     assert len(fake.fits) == 4
-    assert frame["score"].tolist() == X[:, 0].tolist()
+    assert frame["score"].tolist() == column.tolist()
     assert frame["fold"].value_counts().tolist() == [15] * 4
     assert frame["p_value"].between(1 / 30, 1).all()
     # Ranks among 15 rows of the fold and 15 of calibration: half are above one half.
@@ -61,16 +61,22 @@ def test_every_row_is_judged_once_by_a_fit_without_it(monkeypatch: pytest.Monkey
 
 def test_alarms_among_normal_rows_are_as_rare_as_promised() -> None:
     """Exact for one fold: its places are those of exchangeable rows."""
-    monkey, rng = pytest.MonkeyPatch(), np.random.default_rng(1)
-    found = []
-    with monkey.context() as patched:
-        patched.setattr("sklearn.base.clone", lambda detector: detector)
-        for _ in range(40):
-            fake: Any = Fake()
-            found.append(cross_fitted(fake, rng.normal(size=(90, 1)), folds=3)["p_value"])
-    p = np.concatenate(found)
+    rng = np.random.default_rng(1)
+    p = np.concatenate([judge(Fake(), rng.normal(size=90), 3, seed)["p_value"] for seed in range(40)])
     for alpha in (0.05, 0.2):
         assert abs((p <= alpha).mean() - alpha) < 0.02
+
+
+def test_columns_are_what_the_whole_table_says() -> None:
+    """A column of 0 and 1 but for one row, and words of which a fold may not hold every one twice."""
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame(rng.normal(size=(90, 3)), columns=list("abc"))
+    x["count"] = rng.integers(0, 2, 90)
+    x.loc[17, "count"] = 50
+    x["word"] = [f"w{i // 2}" for i in range(90)]
+    frame = VAEDetector(settings=QUICK, random_state=0, device="cpu").cross_fit(x, folds=3)
+    own = frame[frame["fold"] == frame.loc[17, "fold"]]
+    assert own["score"].idxmax() == 17
 
 
 def test_a_detector_judges_its_own_table() -> None:

@@ -47,7 +47,7 @@ def test_rows_are_hidden_to_the_shares_of_a_bin(elements: int, low: float, high:
 
 def test_complete_rows_keep_one_table_and_bins_follow() -> None:
     given = rows(3000, 8)
-    tables = calibration_tables(mean_of_observed, given, ("score",), seed=0)
+    tables = calibration_tables(mean_of_observed, given, ("score",), seed=0, rate=0.05)
     assert tables["gap_edges"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert np.array_equal(tables["score_score"], np.sort(mean_of_observed(given)["score"]))
     assert "gap0_score_score" not in tables
@@ -57,18 +57,18 @@ def test_complete_rows_keep_one_table_and_bins_follow() -> None:
 
 
 def test_the_first_bin_reaches_as_far_as_half_of_the_rows() -> None:
-    sparse = calibration_tables(mean_of_observed, rows(2000, 8, missing=0.3), ("score",), seed=0)
+    sparse = calibration_tables(mean_of_observed, rows(2000, 8, missing=0.3), ("score",), seed=0, rate=0.05)
     assert sparse["gap_edges"].tolist() == [0.25, 0.5, 0.75, 1.0]
-    few = calibration_tables(mean_of_observed, rows(48, 4, missing=0.1), ("score",), seed=0)
+    few = calibration_tables(mean_of_observed, rows(48, 4, missing=0.1), ("score",), seed=0, rate=0.05)
     assert few["gap_edges"][0] >= missing_share(rows(48, 4, missing=0.1)).max()
     # Rows of one element are whole, or nothing is known of them.
-    assert "gap_edges" not in calibration_tables(mean_of_observed, rows(30, 1), ("score",), seed=0)
+    assert "gap_edges" not in calibration_tables(mean_of_observed, rows(30, 1), ("score",), seed=0, rate=0.05)
 
 
 @pytest.mark.parametrize("place", range(5))
 def test_p_values_hold_in_every_bin(place: int) -> None:
     """Rows missing at random, evenly over the bin: alarms as often as promised, within four deviations."""
-    tables = Tables(calibration_tables(mean_of_observed, rows(4000, 20), ("score",), seed=0))
+    tables = Tables(calibration_tables(mean_of_observed, rows(4000, 20), ("score",), seed=0, rate=0.05))
     edges = (0.0, *EDGES)
     fresh = rows(ROWS, 20, seed=1)
     if place:
@@ -80,6 +80,26 @@ def test_p_values_hold_in_every_bin(place: int) -> None:
     assert abs(alarms - 0.1) < 4 * np.sqrt(2 * 0.1 * 0.9 / ROWS)
     by_all = (p_values(tables.table("score"), scores) <= 0.1).mean()
     assert place < 4 or by_all > 0.2
+
+
+def test_few_rows_of_which_some_miss_much_are_binned_too() -> None:
+    """One table for all would hold the wide scores of gappy rows, or judge gappy rows by whole ones."""
+    whole, gappy = rows(144, 8), _hidden(rows(16, 8), 0.5, 0.75, np.random.default_rng(3))
+    parts = zip(whole, gappy, strict=True)
+    given = Samples(*(np.concatenate(part) for part in parts))
+    tables = Tables(calibration_tables(mean_of_observed, given, ("score",), seed=0, rate=0.1))
+    assert tables.ends[0] == 0.0
+    assert len(tables.table("score")) == 144
+    fresh = _hidden(rows(1000, 8, seed=1), 0.25, 0.75, np.random.default_rng(5))
+    scores = mean_of_observed(fresh)["score"]
+    alarms = (tables.p_values("score", scores, missing_share(fresh)) <= 0.1).mean()
+    assert abs(alarms - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 160)
+    assert (p_values(tables.table("score"), scores) <= 0.1).mean() > 0.2
+
+
+def test_bins_hold_the_rows_that_the_rate_takes() -> None:
+    found = calibration_tables(mean_of_observed, rows(3000, 8), ("score",), seed=0, rate=1 / 2001)
+    assert [len(found[f"gap{i}_score_score"]) for i in range(1, 5)] == [2000] * 4
 
 
 def test_a_bundle_without_bins_judges_all_rows_by_one_table() -> None:

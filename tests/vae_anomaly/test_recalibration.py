@@ -27,9 +27,9 @@ def test_new_rows_judge_and_the_scores_stay(table_bundle: Bundle, moved: Bundle)
     before, after = table_bundle.verdicts(asked), moved.verdicts(asked, false_alarm_rate=0.05)
     assert np.array_equal(before["score"], after["score"])
     assert np.array_equal(moved.calibration["score_score"], np.sort(table_bundle.scores(NEW)["score"]))
-    common = asked.isna().sum(axis=1) < 2
-    expected = p_values(moved.calibration["score_score"], after["score"][common])
-    assert np.array_equal(after["p_value"][common], expected)
+    whole = asked.notna().all(axis=1)
+    table = table_bundle.scores(NEW[NEW.notna().all(axis=1)])["score"]
+    assert np.array_equal(after["p_value"][whole], p_values(np.sort(table), after["score"][whole]))
     assert not np.array_equal(before["p_value"], after["p_value"])
     # 99 rows can promise what 48 could not.
     assert moved.verdicts(asked, false_alarm_rate=0.01)["is_outlier"].sum() <= 5
@@ -38,8 +38,8 @@ def test_new_rows_judge_and_the_scores_stay(table_bundle: Bundle, moved: Bundle)
 def test_normal_rows_of_the_new_kind_are_p_values_of_their_own(moved: Bundle) -> None:
     """The calibration rows themselves, whole ones: every place once, ties aside."""
     whole = NEW[NEW.notna().all(axis=1)]
-    table = moved.calibration["score_score"]
-    assert np.array_equal(moved.p_values(whole), p_values(table, moved.scores(whole)["score"]))
+    scores = moved.scores(whole)["score"]
+    assert np.array_equal(moved.p_values(whole), p_values(np.sort(scores), scores))
 
 
 def test_the_manifest_says_where_the_rows_came_from(
@@ -80,7 +80,7 @@ def test_the_same_rows_give_the_same_digest(table_bundle: Bundle, moved: Bundle,
 def test_too_few_rows_and_a_taken_folder_are_refused(table_bundle: Bundle, tmp_path: Path) -> None:
     sentence = (
         "a false alarm rate of 0.05 needs at least 19 normal rows, got 18; "
-        "hold out more rows or accept a higher rate"
+        "hold out more rows or accept a rate of 1/19 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         table_bundle.recalibrate(NEW.iloc[:18], tmp_path / "new")
