@@ -26,7 +26,7 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def within_budget(
-    training: TrainingConfig, model: ModelConfig, shape: tuple[int, ...], rows: int
+    training: TrainingConfig, model: ModelConfig, shape: tuple[int, ...], rows: int, times: int = 1
 ) -> TrainingConfig:
     """The same training, cut to what a fit may be: fewer epochs, and of the last one a part of the rows.
 
@@ -38,8 +38,11 @@ def within_budget(
         Of a sample, (D,) or (C, H, W).
     rows : int
         Training rows.
+    times : int
+        So many times the work may it be.
     """
-    most = max(training.batch_size, min(MOST_ROWS, int(MOST_WORK / (PASSES * work_per_row(model, shape)))))
+    work = PASSES * work_per_row(model, shape)
+    most = max(training.batch_size, times * min(MOST_ROWS, int(MOST_WORK / work)))
     if training.epochs * rows <= most:
         return training
     return replace(training, epochs=max(1, most // rows), epoch_rows=most if most < rows else 0)

@@ -27,6 +27,8 @@ MINIMUM_ROWS = 7
 ROWS_SHOWN = {"image": 300_000, "table": 300_000}
 EPOCHS = {"image": (4, 100), "table": (20, 600)}
 
+Rows = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -94,14 +96,15 @@ def recommended_model(schema: Schema) -> ModelConfig:
     )
 
 
-def recommended_training(schema: Schema, rows: int, shown: int | None = None) -> TrainingConfig:
-    """As many epochs as show the model a fixed number of rows, `ROWS_SHOWN` unless given, within bounds.
+def recommended_training(schema: Schema, rows: int, longer: int = 1) -> TrainingConfig:
+    """As many epochs as show the model `ROWS_SHOWN` rows, within bounds; or so many times longer.
 
     Images come in smaller batches: convolutions cost as much per row in those, and steps are few.
     """
     rows = max(rows, 1)
     share, most, rate = (64, 128, 2e-3) if isinstance(schema, ImageSchema) else (16, 256, 3e-3)
-    epochs = int(np.clip((shown or ROWS_SHOWN[schema.kind]) // rows, *EPOCHS[schema.kind]))
+    fewest, most_epochs = EPOCHS[schema.kind]
+    epochs = int(np.clip(longer * ROWS_SHOWN[schema.kind] // rows, fewest, longer * most_epochs))
     batch = int(np.clip(2 ** round(np.log2(rows / share)), 64, most))
     return TrainingConfig(epochs=epochs, batch_size=batch, learning_rate=rate, random_mask=0.5)
 
@@ -191,9 +194,13 @@ def _complete(settings: Settings, schema: Schema, parts: Parts) -> tuple[Setting
             f"at least {MINIMUM_ROWS} and 1 are needed"
         )
     complete = settings.completed(schema, rows)
-    if complete.model is None or complete.training is None:
+    model, training = complete.model, complete.training
+    if model is None or training is None:
         raise TypeError("completed settings hold a model and its training")
-    return complete, complete.model
+    if model.missing != "mar":
+        # Cells that training hides itself would pass for ones that the process took.
+        training = replace(training, random_mask=0.0, denoise=False)
+    return replace(complete, training=training), model
 
 
 def _trimmed(
@@ -222,6 +229,8 @@ def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibratio
     sizes = [max(1, round(share * rows)) for share in (validation, calibration)]
     cuts = np.cumsum([max(0, rows - sum(sizes)), sizes[0]])
     train, held, last = np.split(order, cuts)
+    train, last = covering(train, last, samples)
+    train, held = covering(train, held, samples)
     if len(train) < MINIMUM_ROWS:
         raise DataError(
             f"n_samples={rows} leaves {len(train)} rows to train on; "
@@ -230,7 +239,19 @@ def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibratio
     return Parts(take(samples, train), take(samples, held), take(samples, last))
 
 
-def take(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:
+def covering(train: Rows, others: Rows, samples: Samples) -> tuple[Rows, Rows]:
+    """Both, with a row moved to training for every column that has its values among the others only."""
+    observed = samples.observed.reshape(len(samples.observed), -1)
+    if observed.all():
+        return train, others
+    for column in np.flatnonzero(~observed[train].any(axis=0)):
+        known = others[observed[others, column]]
+        if len(others) > 1 and len(known) and not observed[train, column].any():
+            train, others = np.append(train, known[0]), others[others != known[0]]
+    return train, others
+
+
+def take(samples: Samples, rows: Rows) -> Samples:
     """Some rows of samples, in ascending order."""
     index = np.sort(rows)
     return Samples(samples.values[index], samples.observed[index])

@@ -11,6 +11,7 @@ from vae_anomaly.budget import within_budget
 from vae_anomaly.fitting import (
     Fit,
     Settings,
+    covering,
     fit_model,
     make_trainer,
     recommended_model,
@@ -35,8 +36,9 @@ HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
 DRAWS = 10
 # Units of a hidden layer per column, and bounds on them.
 UNITS, WIDTHS = 4, (128, 256)
-# Images: rows shown in all, share of them under a random mask, pixels per latent and bounds on latents.
-ROWS_SHOWN, MASKED, PIXELS, LATENTS = 600_000, 0.9, 8, (16, 64)
+# Images: rows shown against a detector's and work against its limit, share of them under a random mask,
+# pixels per latent and bounds on latents.
+LONGER, WORK, MASKED, PIXELS, LATENTS = 4, 2, 0.9, 8, (16, 64)
 
 
 def imputer_settings(schema: Schema, samples: Samples) -> Settings:
@@ -47,7 +49,7 @@ def imputer_settings(schema: Schema, samples: Samples) -> Settings:
     cells of half of the rows of complete data, of fewer where cells are missing anyway. Chosen on
     scikit-learn's wine and diabetes and on synthetic tables.
 
-    Images get more latents and twice the training of a detector's; nine rows in ten are under a mask and
+    Images get more latents and four times the training of a detector's; nine rows in ten are under a mask and
     judged by what it took as well. Chosen on warped copies of scikit-learn's digits and drawn letters.
     """
     rows = len(samples.values)
@@ -65,8 +67,8 @@ def imputer_settings(schema: Schema, samples: Samples) -> Settings:
 def _image_settings(schema: ImageSchema, rows: int) -> Settings:
     latent = int(np.clip(schema.elements // PIXELS, *LATENTS))
     model = replace(recommended_model(schema), latent_size=latent)
-    training = replace(recommended_training(schema, rows, ROWS_SHOWN), random_mask=MASKED, denoise=True)
-    return Settings(model, training=within_budget(training, model, schema.shape, rows))
+    training = replace(recommended_training(schema, rows, LONGER), random_mask=MASKED, denoise=True)
+    return Settings(model, training=within_budget(training, model, schema.shape, rows, WORK))
 
 
 def _table_training(samples: Samples) -> TrainingConfig:
@@ -111,9 +113,6 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     history = trainer.fit(watched.train, watched.validation, watched.hidden)
     training = complete.training or TrainingConfig()
     again = replace(training, epochs=_best_epoch(history), keep="last")
-    if process:
-        # Cells that training hides itself would pass for ones that the process took.
-        again = replace(again, random_mask=0.0, denoise=False)
     fit = fit_model(schema, parts, replace(complete, training=again), seed=seed, device=device)
     return Fit(fit.fitted, fit.settings, [*history, *fit.history])
 
@@ -152,4 +151,5 @@ def imputer_parts(samples: Samples, seed: int) -> Parts:
     order = np.random.default_rng(seed).permutation(rows)
     calibration = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
     last, train = np.split(order, [calibration])
+    train, last = covering(train, last, samples)
     return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), take(samples, last))

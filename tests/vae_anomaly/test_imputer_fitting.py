@@ -9,7 +9,7 @@ import torch
 from tests.vae_anomaly.linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
 from vae_anomaly.assembly import Parts
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.fitting import Settings, make_trainer
+from vae_anomaly.fitting import Settings, make_trainer, split_parts
 from vae_anomaly.imputer_fitting import (
     HIDDEN_SHARE,
     _best_epoch,
@@ -65,6 +65,20 @@ def test_all_rows_but_those_that_calibrate_train() -> None:
     np.testing.assert_array_equal(np.sort(both[:, 0]), np.sort(ROWS[:, 0]))
 
 
+def test_every_column_that_has_a_value_has_one_in_training() -> None:
+    for seed in range(20):
+        for split in (imputer_parts, split_parts):
+            given = samples(0.0)
+            given.observed[:, 1:3] = False
+            given.observed[seed, 1] = given.observed[seed + 1, 2] = True
+            parts = split(given, seed)
+            assert parts.train.observed[:, :3].any(axis=0).all()
+            rows = np.concatenate([part.values for part in (parts.train, parts.calibration)])
+            if split is split_parts:
+                rows = np.concatenate([rows, parts.validation.values])
+            np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
+
+
 def test_few_rows_split_as_a_detector_splits_them() -> None:
     parts = imputer_parts(Samples(ROWS[:50], np.ones((50, 5), dtype=bool)), seed=0)
     assert [len(part.values) for part in parts[:3]] == [35, 5, 10]
@@ -103,7 +117,7 @@ def test_the_less_is_missing_the_more_is_masked(missing: float, masked: float) -
 
 
 @pytest.mark.parametrize(
-    ("side", "latents", "shown"), [(8, 16, 600_000), (28, 64, 600_000), (96, 64, 36_000)]
+    ("side", "latents", "shown"), [(8, 16, 1_200_000), (28, 64, 1_200_000), (96, 64, 72_000)]
 )
 def test_images_get_latents_by_their_pixels_and_training_by_their_cost(
     side: int, latents: int, shown: int

@@ -95,6 +95,14 @@ def test_values_that_hide_themselves_are_imputed_higher(imputer: VAEImputer) -> 
     assert errors[0] < 0.8 * errors[1]
 
 
+@pytest.mark.parametrize("rows", [90, 300])
+def test_cells_that_training_hides_are_not_the_process(rows: int) -> None:
+    """With random masks complete columns would seem to lose cells by their value."""
+    made = VAEImputer(missing="mnar-self-high", settings=QUICK, device="cpu", random_state=0).fit(GAPS[:rows])
+    assert made.settings_.training is not None
+    assert made.settings_.training.random_mask == 0
+
+
 def test_a_process_leaves_no_place_for_metropolis_steps(imputer: VAEImputer) -> None:
     assert "step" not in imputer.fitted_.graphs
 
