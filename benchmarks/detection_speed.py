@@ -105,7 +105,7 @@ def _data(root: Path, name: str, small: bool) -> np.ndarray:
         return _digits(root, 500 if small else 20_000)
     if name.startswith("2,000"):
         side, count = (16, 100) if small else (128, 2000)
-        return rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        return rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
     count, columns = (int(part.replace(",", "")) for part in name.removeprefix("table of ").split(" x "))
     count = min(count, 500) if small else count
     factors = rng.normal(size=(count, 6)) @ rng.normal(size=(6, columns))

@@ -219,6 +219,7 @@ def summary(work: Path, seeds: list[int], epochs: int) -> dict[str, Any]:
             if not rows:
                 continue
             rows.sort(key=lambda row: -statistics.mean(row["auroc"].values()))
+            done = [seed for seed in seeds if found_cells(work, [f"{name}-{seed}-{OURS}" for name in names])]
             show(
                 f"{data}: {told}",
                 [{"method": row["method"], **row["auroc"], "tasks": row["tasks"]} for row in rows],
@@ -226,7 +227,7 @@ def summary(work: Path, seeds: list[int], epochs: int) -> dict[str, Any]:
             found[f"{data} {protocol}"] = {
                 "rows": rows,
                 "of": len(names),
-                "seeds": seeds,
+                "seeds": done,
                 "epochs": epochs,
                 "judged": JUDGED,
                 "peers_train_on": PEERS_TRAIN_ON,
@@ -238,7 +239,20 @@ def method_row(work: Path, names: list[str], seeds: list[int], method: str) -> d
     """A method's figures over the tasks it has finished; empty without any."""
     cells = {name: found_cells(work, [f"{name}-{seed}-{method}" for seed in seeds]) for name in names}
     finished = {name: held for name, held in cells.items() if held}
-    return {"method": method, **figures_of(finished)} if finished else {}
+    if not finished:
+        return {}
+    each = [found_cells(work, [f"{name}-{seed}-{method}" for name in names]) for seed in seeds]
+    whole = [held for held in each if len(held) == len(names)]
+    return {"method": method, **figures_of(finished), "spread": spread_of(whole)}
+
+
+def spread_of(seeds: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """Largest less least mean over tasks of the seeds that have finished all of them, by kind of anomaly."""
+    if len(seeds) < 2:
+        return {}
+    keys = [key for key in seeds[0][0] if key.startswith("auroc|") and key.endswith("|score")]
+    means = {key: [statistics.mean(held[key] for held in cells) for cells in seeds] for key in keys}
+    return {key.split("|")[1]: max(values) - min(values) for key, values in means.items()}
 
 
 def figures_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ NOTES = """- **Detection on images**: four fifths of the normal images are given
   70 % of them and holds the rest out; of the last fifth, as of the anomalies, at most 5,000 are judged. Where
   classes are novel or normal, train and test images are merged first. Peers get their own defaults and
   5,000 training images, flat and standardised. A class that has not been run is not in the mean: *classes*
-  says how many are. Intervals of false alarms are Beta-Binomial, 99 %. One seed: every further one takes
-  hours on such a machine.
+  says how many are; in brackets the spread over seeds, largest less least. Intervals of false alarms are
+  Beta-Binomial, 99 %. One seed where classes are novel or normal: every further one takes hours on such a
+  machine.
 """
 Section = dict[str, Any]
 
@@ -33,10 +34,13 @@ def image_tables(sections: dict[str, Section]) -> str:
 
 def _table(section: Section) -> str:
     kinds = list(section["rows"][0]["auroc"])
-    lines = [["method", *kinds, "classes", "seconds"], ["---"] * (3 + len(kinds))]
+    lines = [["method", *kinds, "classes", "seeds", "seconds"], ["---"] * (4 + len(kinds))]
     for row in section["rows"]:
-        found = [f"{row['auroc'][kind]:.3f}" for kind in kinds]
-        lines.append([row["method"], *found, f"{row['tasks']} of {section['of']}", f"{row['seconds']:.3g}"])
+        spread = row.get("spread", {})
+        found = [f"{row['auroc'][k]:.3f}" + (f" ({spread[k]:.3f})" if k in spread else "") for k in kinds]
+        seeds = f"{row['cells'] / row['tasks']:.3g}"
+        classes = f"{row['tasks']} of {section['of']}"
+        lines.append([row["method"], *found, classes, seeds, f"{row['seconds']:.3g}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

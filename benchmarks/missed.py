@@ -13,6 +13,8 @@ from benchmarks.figure import number
 
 Results = dict[str, dict[str, Any]]
 OURS = "vae-anomaly"
+# Of targets that were reached when last measured.
+UNEXPLAINED = "Reached before; no reason is known yet."
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,24 @@ def of_method(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
 def unlabelled(method: str) -> Callable[[Results], float]:
     """Mean AUROC of a method that trained on everything."""
     return lambda results: float(of_method(results["detection"]["unlabelled"]["methods"], method)["mean"])
+
+
+def mixed_in(setting: str, share: float, less: float = 0.0) -> Callable[[Results], float]:
+    """Mean AUROC of a setting of trim at a share of anomalies among the training rows, less a margin."""
+    method = f"vae-anomaly, trim {setting}"
+    return lambda results: (
+        float(of_method(results["detection"]["contamination"]["rows"], method)[str(share)]) - less
+    )
+
+
+def alarms(rate: float, what: str) -> Callable[[Results], float]:
+    """Cells whose false alarms lie inside the interval, or how many cells there are."""
+    return lambda results: float(results["detection"]["tables"]["false_alarms"][str(rate)][what])
+
+
+def covered(name: str, figure: str, method: str = OURS) -> Callable[[Results], float]:
+    """Coverage of 95 % intervals on a set, or their width."""
+    return lambda results: float(results["imputation"]["coverage"]["sets"][name][method][figure])
 
 
 def imputed(part: str, name: str) -> Callable[[Results], float]:
@@ -185,6 +205,28 @@ REASONS = (
         ),
     ),
     Reason(
+        'The least that `trim="auto"` leaves out is a tenth, which is more than 1 %: normal rows at the rim '
+        "go with the anomalies. Chosen on development tables with 10 %. Next: a share that follows what "
+        "the losses show, down to none.",
+        (
+            Target("One per cent mixed in, AUROC trimmed", mixed_in("auto", 0.01), mixed_in("none", 0.01)),
+            Target("five per cent", mixed_in("auto", 0.05), mixed_in("none", 0.05)),
+            Target("ten per cent", mixed_in("auto", 0.1), mixed_in("none", 0.1)),
+            Target("none, at a cost of .02", mixed_in("auto", 0.0), mixed_in("none", 0.0, less=0.02)),
+        ),
+    ),
+    Reason(
+        "Thirty cells, three seeds of ten sets, are judged by intervals that are corrected for ten.",
+        tuple(
+            Target(
+                f"Cells inside the interval at a false alarm rate of {rate}",
+                alarms(rate, "inside"),
+                alarms(rate, "of"),
+            )
+            for rate in (0.05, 0.01)
+        ),
+    ),
+    Reason(
         "PyOD passes a row once through encoder and decoder. The default needs a second pass for "
         "`rapp`, and the neighbours of `latent_knn` beside it: equal layers leave a factor of two for "
         "all that onnxruntime may win. `recon` alone is what PyOD computes.",
@@ -231,11 +273,58 @@ REASONS = (
         "Its columns are nearly collinear: with few gaps a cell is all but known from the others, closer "
         "than the floor of sigma allows. A lower floor and more latents helped a made collinear table in "
         "one trial and not in another. Next: residuals that may be correlated.",
-        (
+        tuple(
             Target(
-                "Coverage of 95 % intervals on breast, a tenth hidden",
-                imputed("coverage", "breast, 10%"),
-                fixed(0.93),
+                f"Coverage of 95 % intervals on {name}, {share} hidden",
+                covered(f"{name}, {share}", "coverage"),
+                fixed(asked),
+            )
+            for name in ("breast", "wine red", "wine white")
+            for share, asked in (("10%", 0.93), ("50%", 0.9), ("70%", 0.85))
+        ),
+    ),
+    Reason(
+        UNEXPLAINED,
+        (
+            *(
+                Target(
+                    f"Width of 95 % intervals on {name}, {share} hidden, against twice that of MICE",
+                    covered(f"{name}, {share}", "width"),
+                    lambda r, key=f"{name}, {share}": 2 * covered(key, "width", "MICE draws")(r),
+                    most=True,
+                )
+                for name in ("breast", "wine red", "wine white")
+                for share in ("10%", "50%", "70%")
+            ),
+            Target(
+                "Breast, half hidden, seed 1234: MSE", imputed("breast", "breast"), fixed(0.28), most=True
+            ),
+            *(
+                Target(f"not-MIWAE's masks, {name}: RMSE", imputed("mnar", name), fixed(asked), most=True)
+                for name, asked in (("wine red", 1.08), ("wine white", 1.04), ("breast", 0.74))
+            ),
+            Target(
+                "Gaussian data: MSE, against 1.02 of the exact conditional mean's",
+                imputed("gaussian", "gaussian"),
+                lambda r: 1.02 * by_method(r, "gaussian", "gaussian")["exact"],
+                most=True,
+            ),
+            Target(
+                "False discovery rate at q = .1, mean over sets",
+                lambda r: float(r["detection"]["discoveries"]["mean"]),
+                fixed(0.1),
+                most=True,
+            ),
+            Target(
+                "Imputing with K = 50, times as long as `IterativeImputer.transform`",
+                lambda r: float(r["imputation_speed"]["few"]["times_slower"]["median"]),
+                fixed(2),
+                most=True,
+            ),
+            Target(
+                "Imputing with K = 1,000, times faster than missForest",
+                lambda r: float(r["imputation_speed"]["many"]["times_faster"]),
+                fixed(20),
             ),
         ),
     ),
