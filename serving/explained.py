@@ -20,6 +20,7 @@ from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.explanation import Explanation, ranked_columns
 from vae_anomaly.schema import Array, Samples, TableSchema
 
+CELLS = ["value", "expected"]
 RANKED = ("value", "expected", "low", "high", "contribution", "share")
 
 
@@ -41,7 +42,8 @@ def explain_file(
     table                   Parquet, up to ``top`` lines per row, the largest contribution first: the id,
                             ``reason`` (which score decided, and how strange each is), ``p_value``,
                             ``place``, ``column``, ``value``, ``expected``, ``low``, ``high``,
-                            ``contribution`` in nats, ``share`` of `recon`
+                            ``contribution`` in nats, ``share`` of `recon`; ``value`` and ``expected``
+                            are text where the table has categories
     images                  folder of PNG, the relative name of the image or the number of the row;
                             white is the pixel that contributes most in that image
     ======================  ======================================================================
@@ -57,8 +59,9 @@ def explain_file(
     rows = outliers = 0
     with Claim(out) as claim:
         opened = open_source(Path(source), bundle.schema, options)
-        table = isinstance(bundle.schema, TableSchema)
-        writer = _Columns(claim, opened, top) if table else _Heatmaps(claim)
+        schema = bundle.schema
+        table = isinstance(schema, TableSchema)
+        writer = _Columns(claim, opened, schema, top) if table else _Heatmaps(claim)
         for chunk in opened.chunks():
             if chunk.rejects:
                 raise DataError(f"{describe(chunk.rejects[0])}; leave that row out")
@@ -75,10 +78,12 @@ def explain_file(
 class _Columns:
     """One line per column shown."""
 
-    def __init__(self, claim: Claim, source: Source, top: int) -> None:
+    def __init__(self, claim: Claim, source: Source, schema: TableSchema, top: int) -> None:
         fields = [pa.field(source.id_name, source.id_type), pa.field("reason", pa.string())]
         fields += [pa.field("p_value", pa.float64()), pa.field("place", pa.int64())]
-        fields += [pa.field("column", pa.string()), *(pa.field(name, pa.float64()) for name in RANKED)]
+        self._text = any(column.categories for column in schema.columns)
+        kinds = {name: pa.string() if self._text and name in CELLS else pa.float64() for name in RANKED}
+        fields += [pa.field("column", pa.string()), *(pa.field(*kind) for kind in kinds.items())]
         self._schema, self._top = output_schema([field.remove_metadata() for field in fields]), top
         self._writer = TableWriter(claim.temporary(claim.out), self._schema, claim.out)
 
@@ -90,6 +95,8 @@ class _Columns:
         rows = np.flatnonzero(wanted)
         few = Samples(samples.values[rows], samples.observed[rows])
         lines = ranked_columns(_some(found, rows), few, bundle.schema, self._top, rows.tolist())
+        if self._text:
+            lines[CELLS] = lines[CELLS].map(str)
         place = pa.array(lines["row"], pa.int64())
         reasons = found.reasons()
         columns = {

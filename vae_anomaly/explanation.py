@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vae_anomaly.columns import Category
 from vae_anomaly.schema import Array, Samples, Schema, TableSchema
 
 Float = npt.NDArray[np.float64]
@@ -100,11 +101,17 @@ def ranked_columns(
     DataFrame
         ``row`` (or the index given), ``place`` (from 1), ``column``, ``value``, ``expected``, ``low``,
         ``high``, ``contribution`` in nats and its ``share`` of `recon`. Missing cells are left out.
+        Categories are named, and have no range.
     """
     if not isinstance(schema, TableSchema):
         raise TypeError("only the columns of a table can be ranked; an image has `heatmaps`")
     labels = range(len(explanation.recon)) if index is None else index
     lines: list[dict[str, Any]] = []
+    named = {
+        i: dict(zip(column.numbers.tolist(), column.categories, strict=True))
+        for i, column in enumerate(schema.columns)
+        if column.categories
+    }
     for row, label in enumerate(labels):
         parts = explanation.contributions[row].astype(np.float64)
         total = float(explanation.recon[row])
@@ -115,10 +122,10 @@ def ranked_columns(
                 "row": label,
                 "place": place,
                 "column": schema.names[i],
-                "value": samples.values[row, i],
-                "expected": explanation.reconstruction[row, i],
-                "low": np.nan if explanation.low is None else explanation.low[row, i],
-                "high": np.nan if explanation.high is None else explanation.high[row, i],
+                "value": _cell(samples.values[row, i], named.get(i)),
+                "expected": _cell(explanation.reconstruction[row, i], named.get(i)),
+                "low": np.nan if explanation.low is None or i in named else explanation.low[row, i],
+                "high": np.nan if explanation.high is None or i in named else explanation.high[row, i],
                 "contribution": parts[i],
                 "share": parts[i] / total if total > 0 else 0.0,
             }
@@ -126,3 +133,7 @@ def ranked_columns(
         ]
     names = ("row", "place", "column", "value", "expected", "low", "high", "contribution", "share")
     return pd.DataFrame(lines, columns=list(names))
+
+
+def _cell(value: float, names: dict[float, Category] | None) -> Category:
+    return value if names is None else names.get(float(value), value)

@@ -185,14 +185,18 @@ def _bars(columns: list[dict[str, Any]]) -> list[Bar]:
     return [
         Bar(
             printable(column["name"], 60),
-            number(column["value"]),
-            number(column["expected"]),
+            _told(column["value"]),
+            _told(column["expected"]),
             "" if column["low"] is None else f"{number(column['low'])} to {number(column['high'])}",
             number(column["contribution"]),
             round(100 * max(column["contribution"] or 0.0, 0.0) / largest) if largest > 0 else 0,
         )
         for column in columns
     ]
+
+
+def _told(cell: float | str | None) -> str:
+    return printable(cell, 60) if isinstance(cell, str) else number(cell)
 
 
 def gallery(evaluation: Evaluation, side: int) -> dict[str, Strips]:

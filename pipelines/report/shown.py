@@ -63,5 +63,6 @@ def _facts(context: Context, row: int, score: float, p_value: float) -> dict[str
 
 def _said(line: dict[Any, Any]) -> dict[str, Any]:
     """One of the `ranked_columns`."""
-    numbers = ("value", "expected", "low", "high", "contribution")
-    return {"name": line["column"], **{name: finite(line[name]) for name in numbers}}
+    cells = {name: line[name] for name in ("value", "expected", "low", "high", "contribution")}
+    told = {k: str(v) if isinstance(v, str | bool) else finite(v) for k, v in cells.items()}
+    return {"name": line["column"], **told}

@@ -16,6 +16,7 @@ from mixed_tables import SIZES, mixed_rows
 from sample_models import TABLE_MODEL, settings, stretch_logits
 from torch import Tensor
 
+from serving.explained import explain_file
 from vae_anomaly import VAEDetector, VAEImputer, load_bundle
 from vae_anomaly.columns import Column
 from vae_anomaly.encoding import MixedEncoding, TableEncoding, fit_encoding
@@ -226,6 +227,21 @@ def test_rows_of_unlikely_combinations_score_higher(bundle: Bundle) -> None:
     odd["size"] = rows["size"].to_numpy()[::-1]
     score, strange = (bundle.scores(x)["recon"].to_numpy() for x in (rows, odd))
     assert np.median(strange) > 1.5 * np.median(score)
+
+
+def test_ranked_columns_name_categories(bundle: Bundle, tmp_path: Path) -> None:
+    rows = mixed_rows(5, seed=6, gaps=0.0)
+    found = bundle.ranked_columns(rows, top=8)
+    cities = found[found["column"] == "city"].set_index("row")
+    assert cities["value"].to_dict() == rows["city"].astype(str).to_dict()
+    assert set(cities["expected"]) <= {"lima", "oslo", "rome"}
+    assert cities["low"].isna().all()
+    assert found[found["column"] == "real"]["low"].notna().all()
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    explain_file(bundle, tmp_path / "rows.csv", tmp_path / "out.parquet", top=8, everything=True)
+    written = pd.read_parquet(tmp_path / "out.parquet")
+    assert written[written["column"] == "city"]["value"].tolist() == rows["city"].astype(str).tolist()
+    assert np.allclose(written[written["column"] == "real"]["value"].astype(float), rows["real"], rtol=1e-12)
 
 
 def test_imputations_keep_to_every_kind(bundle: Bundle, detector: VAEDetector) -> None:
