@@ -60,8 +60,7 @@ def explain_file(
     with Claim(out) as claim:
         opened = open_source(Path(source), bundle.schema, options)
         schema = bundle.schema
-        table = isinstance(schema, TableSchema)
-        writer = _Columns(claim, opened, schema, top) if table else _Heatmaps(claim)
+        writer = _Columns(claim, opened, schema, top) if isinstance(schema, TableSchema) else _Heatmaps(claim)
         for chunk in opened.chunks():
             if chunk.rejects:
                 raise DataError(f"{describe(chunk.rejects[0])}; leave that row out")
