@@ -109,6 +109,11 @@ class Column:
         SchemaError
             If a column of numbers holds anything else.
         """
+        own, unseen = self.read_own(cells)
+        return np.where(unseen, np.nan, own), unseen
+
+    def read_own(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+        """As `read`, but a number never seen is itself, not NaN; a name never seen has none."""
         cells = without_arrow(cells)
         if self.named and not pd.api.types.is_float_dtype(cells.dtype):
             place, names = pd.factorize(cells)
@@ -121,8 +126,7 @@ class Column:
         if not self.categories and self.kind != "binary":
             return read, np.zeros(len(read), dtype=np.bool_)
         known = self.numbers if self.categories else np.array([self.low, self.high], dtype=np.float64)
-        unseen = ~np.isnan(read) & ~np.isin(read, known)
-        return np.where(unseen, np.nan, read), unseen
+        return read, ~np.isnan(read) & ~np.isin(read, known)
 
     def label(self, values: Floats) -> pd.Series[Any]:
         """The model's numbers as a caller would write them: categories by name, whole numbers whole."""
