@@ -351,7 +351,7 @@ def _refuse_names(cells: pd.Series[Any], name: str) -> None:
     if different > min(MOST_CATEGORIES, present / 2):
         raise SchemaError(
             f"column {name!r} is text with {different} different values in {present} cells, names rather "
-            "than categories; leave it out (--exclude), group its values, or say by kinds what it is"
+            "than categories; leave it out, group its values, or say by kinds what it is"
         )
 
 

@@ -78,8 +78,8 @@ def test_the_columns_of_a_bare_array_are_real_unless_told() -> None:
     ("cells", "kind", "error", "message"),
     [
         (["a", "b", "c"], None, SchemaError,
-         "column 'c' is text with 3 different values in 3 cells, names rather than categories; leave it out "
-         "(--exclude), group its values, or say by kinds what it is"),
+         "column 'c' is text with 3 different values in 3 cells, names rather than categories; leave it out, "
+         "group its values, or say by kinds what it is"),
         (["a", "b", "b"], "ordinal", SchemaError,
          "column 'c' is text without an order; give its categories in order by kinds, or make it an ordered "
          "pandas category"),

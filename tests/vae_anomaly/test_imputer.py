@@ -255,3 +255,16 @@ def test_images_do_not_fit_a_table_that_is_asked_for() -> None:
         with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
             imputer.transform(images)
         assert imputer.transform(images.reshape(12, -1)).shape == (12, 64)
+
+
+def test_a_constant_column_is_imputed_as_it_is() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    rows[:, 1] = 5.5
+    rows[::3, 1] = np.nan
+    imputer = VAEImputer(settings=QUICK, device="cpu", random_state=0).fit(rows)
+    found = imputer.answers_.impute(rows, draws=3)
+    assert np.unique(found.mean[:, 1]).tolist() == [5.5]
+    assert not found.std.any()
+    assert found.draws is not None
+    assert np.unique(found.draws[..., 1]).tolist() == [5.5]
+    assert imputer.answers_.verdicts([[0.0, 5.5], [0.0, 50.0]])["score_recon"].diff()[1] > 100
