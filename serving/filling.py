@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vae_anomaly.columns import Column
+from vae_anomaly.filling import cast_array
 from vae_anomaly.schema import Array, Mask
 
 Floats = npt.NDArray[np.float64]
@@ -18,23 +19,6 @@ Floats = npt.NDArray[np.float64]
 def fill_array(values: Array, imputed: Array, observed: Mask) -> Array:
     """``values`` where observed, else ``imputed`` in the dtype of ``values``; shapes broadcast."""
     return np.where(observed, values, cast_array(imputed, values.dtype)).astype(values.dtype, copy=False)
-
-
-def cast_array(imputed: Array, dtype: np.dtype[np.generic]) -> Array:
-    """Floats in another dtype: integers rounded and held to their range, booleans by a half."""
-    if dtype.kind == "b":
-        return np.asarray(imputed >= 0.5)
-    if dtype.kind not in "iu":
-        return imputed.astype(dtype)
-    low, high = _limits(dtype)
-    return np.clip(np.rint(imputed), low, high).astype(dtype)
-
-
-def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
-    """Ends of an integer dtype as floats that convert back inside it."""
-    info = np.iinfo(np.dtype(dtype.str))
-    high = float(info.max)
-    return float(info.min), high if int(high) <= info.max else float(np.nextafter(high, 0))
 
 
 def filled_type(kind: pa.DataType, column: Column | None = None) -> pa.DataType:

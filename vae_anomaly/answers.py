@@ -350,6 +350,8 @@ class Answers:
         drawn, strange = out.get("draws"), self._unseen(x, observed)
         # A category that training did not have says nothing, and yet the cell is the caller's own.
         own = samples.observed if strange is None else samples.observed | strange
+        if drawn is not None and strange is not None and isinstance(self.schema, TableSchema):
+            drawn = np.where(strange[:, None], self.schema.own_numbers(x)[:, None], drawn)
         return Imputation(
             fill(self.schema, x, own, out["mean_raw"]),
             out["std"] if strange is None else np.where(strange, 0, out["std"]),

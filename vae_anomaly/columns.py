@@ -73,6 +73,11 @@ class Column:
         every = asdict(self) | {"categories": list(self.categories)}
         return {k: v for k, v in every.items() if k not in ("categories", "lower", "upper") or v or v == 0}
 
+    @property
+    def truths(self) -> bool:
+        """Whether the training cells were booleans."""
+        return self.kind == "binary" and self.dtype in ("bool", "boolean", "bool[pyarrow]")
+
     @cached_property
     def named(self) -> bool:
         """Whether categories are names, which codes stand for."""
@@ -104,6 +109,12 @@ class Column:
         SchemaError
             If a column of numbers holds anything else.
         """
+        own, unseen = self.read_own(cells)
+        return np.where(unseen, np.nan, own), unseen
+
+    def read_own(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+        """As `read`, but a number never seen is itself, not NaN; a name never seen has none."""
+        cells = without_arrow(cells)
         if self.named and not pd.api.types.is_float_dtype(cells.dtype):
             place, names = pd.factorize(cells)
             codes = np.array([*(self._codes.get(str(plain(name)), np.nan) for name in names), np.nan])
@@ -115,8 +126,7 @@ class Column:
         if not self.categories and self.kind != "binary":
             return read, np.zeros(len(read), dtype=np.bool_)
         known = self.numbers if self.categories else np.array([self.low, self.high], dtype=np.float64)
-        unseen = ~np.isnan(read) & ~np.isin(read, known)
-        return np.where(unseen, np.nan, read), unseen
+        return read, ~np.isnan(read) & ~np.isin(read, known)
 
     def label(self, values: Floats) -> pd.Series[Any]:
         """The model's numbers as a caller would write them: categories by name, whole numbers whole."""
@@ -129,7 +139,7 @@ class Column:
             return pd.Series(named if self.dtype == "category" else named.astype(object), name=self.name)
         whole = self.kind in ("integer", "binary") and self.dtype != "float64"
         if whole and not np.isnan(values).any():
-            kind = np.bool_ if self.dtype in ("bool", "boolean") else np.int64
+            kind = np.bool_ if self.truths else np.int64
             return pd.Series(values.astype(kind), name=self.name)
         return pd.Series(values, name=self.name)
 
@@ -142,9 +152,9 @@ def infer_column(
     ======================================================  ==================
     cells                                                   kind
     ======================================================  ==================
-    booleans; whole numbers, 0 and 1 only                   binary
-    other whole numbers: an integer dtype, or a float       integer
-    dtype with gaps, which pandas makes of it
+    booleans                                                binary
+    whole numbers: an integer dtype, or a float dtype       integer
+    with gaps, which pandas makes of it
     other numbers                                           real
     pandas categories, ordered / not ordered                ordinal, categorical
     text of at most 100 values, each twice on average       categorical
@@ -166,6 +176,7 @@ def infer_column(
     ConfigError
         If there is no such kind.
     """
+    cells = without_arrow(cells)
     order: Sequence[Category] | None = None
     if kind is not None and not isinstance(kind, str):
         kind, order = "ordinal", tuple(plain(category) for category in kind)
@@ -177,6 +188,17 @@ def infer_column(
     if kind in ("categorical", "ordinal") or (kind == "binary" and not _is_numeric(cells)):
         return _with_categories(cells, name, kind, order)
     return _with_numbers(cells, name, kind)
+
+
+def without_arrow(cells: pd.Series[Any]) -> pd.Series[Any]:
+    """Dictionaries of Arrow as pandas categories, its booleans as nullable ones; other cells as they are."""
+    if not isinstance(cells.dtype, pd.ArrowDtype):
+        return cells
+    if pd.api.types.is_bool_dtype(cells.dtype):
+        return cells.astype("boolean")
+    if str(cells.dtype).startswith("dictionary"):
+        return pd.Series(cells.array.__arrow_array__().to_pandas().array, cells.index, name=cells.name)
+    return cells
 
 
 def plain(value: Any) -> Category:
@@ -212,18 +234,24 @@ def object_numbers(values: npt.NDArray[Any], what: str) -> Floats:
 
 
 def bounded(column: Column, bounds: Sequence[float | None]) -> Column:
-    """The column with these bounds.
+    """The column with these bounds; those of an integer column are rounded inward.
 
     Raises
     ------
     ConfigError
         If it has no numbers to bound, or the bounds leave out some of its training values.
     """
-    if len(bounds) != 2:
-        raise ConfigError(f"bounds of column {column.name!r} are {bounds}; give a lower and an upper one")
-    lower, upper = (None if bound is None or np.isinf(bound) else float(bound) for bound in bounds)
+    lower, upper = _ends(column.name, bounds)
     if column.categories or column.kind == "binary":
         raise ConfigError(f"column {column.name!r} is {column.kind}; only numbers have bounds")
+    if column.kind == "integer":
+        lower = None if lower is None else float(np.ceil(lower))
+        upper = None if upper is None else float(np.floor(upper))
+        if lower is not None and upper is not None and lower > upper:
+            raise ConfigError(
+                f"bounds of column {column.name!r} are {bounds[0]} to {bounds[1]} with no whole number "
+                "between them; widen the bounds"
+            )
     below = lower is not None and column.low is not None and column.low < lower
     if below or (upper is not None and column.high is not None and column.high > upper):
         raise ConfigError(
@@ -235,6 +263,21 @@ def bounded(column: Column, bounds: Sequence[float | None]) -> Column:
         lower=column.lower if lower is None else lower,
         upper=column.upper if upper is None else upper,
     )
+
+
+def _ends(name: str, bounds: Any) -> tuple[float | None, float | None]:
+    """A lower and an upper bound, infinite ones as None."""
+    pair = bounds if isinstance(bounds, Sequence | np.ndarray) and not isinstance(bounds, str) else ()
+    if len(pair) != 2 or not all(
+        bound is None or (isinstance(bound, numbers.Real) and not np.isnan(float(bound))) for bound in pair
+    ):
+        raise ConfigError(
+            f"bounds of column {name!r} are {bounds!r}; give a lower and an upper number, None for no bound"
+        )
+    lower, upper = (None if bound is None or np.isinf(bound) else float(bound) for bound in pair)
+    if lower is not None and upper is not None and lower > upper:
+        raise ConfigError(f"bounds of column {name!r} are {lower} to {upper}, the upper one first; swap them")
+    return lower, upper
 
 
 Group = tuple[tuple[str, int], list[int]]
@@ -287,13 +330,20 @@ def _inferred_kind(cells: pd.Series[Any], name: str, typed: bool) -> str:
     present = to_numbers(cells, name)
     gaps = np.isnan(present)
     present = present[~gaps]
-    own = pd.api.types.is_integer_dtype(cells.dtype) or pd.api.types.is_bool_dtype(cells.dtype)
+    if len(present) and _are_truths(cells):
+        return "binary"
+    own = pd.api.types.is_integer_dtype(cells.dtype)
     if cells.dtype == object:
         own = all(isinstance(cell, numbers.Integral) for cell in cells[cells.notna()])
     if not len(present) or not np.isfinite(present).all() or not (own or gaps.any()) or np.any(present % 1):
         return "real"
-    truths = pd.api.types.is_bool_dtype(cells.dtype) or set(np.unique(present)) == {0.0, 1.0}
-    return "binary" if truths else "integer"
+    return "integer"
+
+
+def _are_truths(cells: pd.Series[Any]) -> bool:
+    if cells.dtype == object:
+        return all(isinstance(cell, bool | np.bool_) for cell in cells[cells.notna()])
+    return pd.api.types.is_bool_dtype(cells.dtype)
 
 
 def _refuse_names(cells: pd.Series[Any], name: str) -> None:
@@ -301,7 +351,7 @@ def _refuse_names(cells: pd.Series[Any], name: str) -> None:
     if different > min(MOST_CATEGORIES, present / 2):
         raise SchemaError(
             f"column {name!r} is text with {different} different values in {present} cells, names rather "
-            "than categories; leave it out (--exclude), group its values, or say by kinds what it is"
+            "than categories; leave it out, group its values, or say by kinds what it is"
         )
 
 
@@ -309,10 +359,11 @@ def _with_numbers(cells: pd.Series[Any], name: str, kind: str) -> Column:
     values = to_numbers(cells, name)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (None, None)
-    lower = None
+    lower = upper = None
+    dtype = str(cells.dtype)
     if kind == "binary":
-        if pd.api.types.is_bool_dtype(cells.dtype):
-            low, high = 0.0, 1.0
+        if finite.size and _are_truths(cells):
+            low, high, dtype = 0.0, 1.0, "bool" if cells.dtype == object else dtype
         if len(different := np.unique(finite)) > 2:
             raise SchemaError(f"column {name!r} has {len(different)} values; a binary one has 2")
     elif kind == "positive":
@@ -323,7 +374,9 @@ def _with_numbers(cells: pd.Series[Any], name: str, kind: str) -> Column:
         if np.any(finite % 1):
             raise SchemaError(f"column {name!r} holds {finite[finite % 1 != 0][0]:g}; expected whole numbers")
         lower = 0.0 if low is not None and low >= 0 else None
-    return Column(name, kind, low, high, str(cells.dtype), lower=lower)
+        # A flag stays one where it is imputed; a count seen later is far from it, and scores so.
+        upper = 1.0 if (low, high) == (0.0, 1.0) else None
+    return Column(name, kind, low, high, dtype, lower=lower, upper=upper)
 
 
 def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequence[Category] | None) -> Column:

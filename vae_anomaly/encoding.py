@@ -97,8 +97,9 @@ class TableEncoding(nn.Module):
     Parameters
     ----------
     mean, scale : float64 Tensor, shape (D,)
-        Raw units; the scale of a constant column is 1. Of robust scaling the median, and the distance of
-        the quartiles over 1.349, which is a normal's standard deviation.
+        Raw units. Of robust scaling the median, and the distance of the quartiles over 1.349, which is a
+        normal's standard deviation. A scale of 0 is a constant column's: it is read as with 1, and what
+        is decoded is the constant.
     """
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
@@ -122,15 +123,16 @@ class TableEncoding(nn.Module):
         mean, scale = _moments(samples.values, samples.observed)
         constant = [name for name, s in zip(schema.names, scale, strict=True) if s == 0]
         if constant:
-            log.warning("constant training columns, kept with scale 1: %s", ", ".join(constant))
+            log.warning("constant training columns, imputed as they are: %s", ", ".join(constant))
         if scaling == "robust":
             mean, scale = _quartiles(samples.values, samples.observed, scale)
-        return cls(torch.from_numpy(mean), torch.from_numpy(np.where(scale == 0, 1.0, scale)))
+        return cls(torch.from_numpy(mean), torch.from_numpy(scale))
 
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
         """Read raw rows (B, D), float64, with their mask."""
         observed = observed & ~torch.isnan(x)
-        units = (torch.where(observed, x, self.mean) - self.mean) / self.scale
+        scale = torch.where(self.scale == 0, 1.0, self.scale)
+        units = (torch.where(observed, x, self.mean) - self.mean) / scale
         clipped = (units.abs() > TABLE_LIMIT).long().sum(dim=1)
         return Encoded(units.clamp(-TABLE_LIMIT, TABLE_LIMIT).float(), observed, clipped)
 
@@ -220,7 +222,7 @@ class MixedEncoding(nn.Module):
             if column.kind == "binary":
                 low, high = column.low or 0.0, column.high if column.high is not None else 1.0
                 numbers.mean[place] = low
-                numbers.scale[place] = high - low if high > low else 1.0
+                numbers.scale[place] = high - low
         return cls(columns, numbers)
 
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
@@ -282,7 +284,7 @@ def _refuse_empty(samples: Samples, schema: TableSchema) -> None:
     seen = np.asarray(samples.observed.any(axis=0)).tolist()
     empty = [name for name, some in zip(schema.names, seen, strict=True) if not some]
     if empty:
-        raise DataError(f"training column {empty[0]!r} has no value in any row; leave it out with --exclude")
+        raise DataError(f"training column {empty[0]!r} has no value in any row; leave it out")
 
 
 def _inverse(places: list[int]) -> list[int]:

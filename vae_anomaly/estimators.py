@@ -20,7 +20,7 @@ from vae_anomaly.answers import Answers
 from vae_anomaly.batches import Float
 from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.crossfit import cross_fitted
-from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
+from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.explanation import Explanation
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model, recommended_model, split_parts
@@ -80,13 +80,14 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = schema.elements
         # A refit to data without names must not leave those of the fit before.
         self.__dict__.pop("feature_names_in_", None)
-        if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
+        if isinstance(X, pd.DataFrame) and _text_names(X):
             self.feature_names_in_ = np.array(X.columns, dtype=object)
         self._after_fit(X)
         return self
 
     def _read(self, X: Any) -> tuple[Schema, Samples]:
         """Training data, and what they are."""
+        _refuse_text(X, self.kinds or {})
         _check_array(X, numeric=not self.kinds)
         schema = infer_schema(X, self.kinds, self.bounds)
         self._check_parameters(schema)
@@ -125,7 +126,9 @@ class _VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _answers_for(self, X: Any) -> Answers:
         """The answers, once X passes for what was fitted."""
-        answers, shape = self.answers_, _check_array(X, numeric=not self.kinds)
+        answers = self.answers_
+        categories = isinstance(self.schema_, TableSchema) and self.schema_.has_categories
+        shape = _check_array(X, numeric=not categories)
         if len(shape) == 2 and shape[1] != self.n_features_in_:
             raise _InputError(
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting "
@@ -449,36 +452,52 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         -------
         ndarray or DataFrame
             Like X: shape, dtype, index and order of columns are kept, observed cells are
-            bit-identical, and no NaN is left. After ``set_output`` columns stand in the order of
-            `get_feature_names_out`, whose names that container gives them.
+            bit-identical, and no NaN is left. After ``set_output``, or with indicators beside columns
+            whose names are not text, columns have the names and order of `get_feature_names_out`.
 
         Raises
         ------
         SchemaError
             If the samples do not fit what was fitted.
+        UnsupportedError
+            If ``set_output`` asks for a table, and X holds images of several axes.
         NotFittedError
             Before `fit`.
         """
-        filled, schema = self._answers_for(X).impute(X).mean, self.schema_
-        # The container that set_output asks for renames the columns by place.
-        renamed = (
-            isinstance(filled, pd.DataFrame) and _get_output_config("transform", self)["dense"] != "default"
-        )
-        if renamed and isinstance(schema, TableSchema):
-            filled = filled.iloc[:, schema.order([str(name) for name in filled.columns])]
-        if self.indicator_ is None:
+        answers, container = self._answers_for(X), _get_output_config("transform", self)["dense"]
+        if container != "default" and not isinstance(X, pd.DataFrame) and np.ndim(X) > 2:
+            raise UnsupportedError(
+                f"images do not fit the {container} table that set_output asks for; "
+                "call set_output(transform='default') or give each image as a row"
+            )
+        filled, schema = answers.impute(X).mean, self.schema_
+        if not isinstance(schema, TableSchema):
             return filled
-        missing = self.indicator_.transform(schema.read(X).values).astype(np.float32)
+        renamed = isinstance(filled, pd.DataFrame) and (
+            container != "default" or (self.indicator_ is not None and not _text_names(filled))
+        )
+        if renamed:
+            filled = filled.iloc[:, schema.order([str(name) for name in filled.columns])]
+        return filled if self.indicator_ is None else self._with_indicators(filled, schema, X)
+
+    def _with_indicators(self, filled: Any, schema: TableSchema, X: Any) -> Any:
+        gaps = np.isnan(schema.read(X).values) & ~schema.unseen(X)
+        missing = gaps[:, self.indicator_.features_].astype(np.float32)
         if not isinstance(filled, pd.DataFrame):
             return np.hstack([filled, missing])
-        names = self.get_feature_names_out()[self.n_features_in_ :]
-        return pd.concat([filled, pd.DataFrame(missing, filled.index, names, np.float64)], axis=1)
+        names = self.get_feature_names_out()
+        if not _text_names(filled):
+            # scikit-learn refuses a table of mixed names, and those of indicators are text.
+            filled = filled.set_axis(names[: self.n_features_in_], axis=1)
+        added = pd.DataFrame(missing, filled.index, names[self.n_features_in_ :], np.float64)
+        return pd.concat([filled, added], axis=1)
 
     def sample(self, X: Any, *, draws: int = 20, seed: int = 0) -> Array:
         """Multiple imputations, shape (draws, n, *sample shape); columns in the order of `fit`.
 
         Each is one plausible filling, noise and all, where `transform` gives the mean: their spread
-        is the uncertainty. Same seed and row, same draws.
+        is the uncertainty. Same seed and row, same draws. Categories come as the model's numbers; NaN for
+        a name that training did not have, which is kept and has none.
         """
         drawn = self._answers_for(X).impute(X, draws=draws, seed=seed).draws
         if drawn is None:
@@ -498,6 +517,32 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, _VAEEstimator):  # type
         if self.indicator_ is None:
             return names
         return np.concatenate([names, self.indicator_.get_feature_names_out(names)])
+
+
+def _text_names(frame: pd.DataFrame) -> bool:
+    return all(isinstance(name, str) for name in frame.columns)
+
+
+def _refuse_text(X: Any, kinds: Kinds) -> None:
+    """Refuse text in columns of a bare array that `kinds` does not name."""
+    cells = X if isinstance(X, np.ndarray) else np.array(X, dtype=object) if isinstance(X, list) else None
+    if cells is None or cells.ndim != 2 or cells.dtype.kind not in "OU":
+        return
+    for place, column in enumerate(cells.T):
+        word = next((cell for cell in column if isinstance(cell, str) and not _is_number(cell)), None)
+        if word is not None and place not in kinds and f"x{place}" not in kinds:
+            raise _InputError(
+                f"column {place} of the array holds text, such as {str(word)!r}; leave it out, or say what "
+                f"it is by kinds={{{place}: 'categorical'}}"
+            )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_array(X: Any, numeric: bool = True) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vae_anomaly.columns import Column, plain
+from vae_anomaly.columns import Column, plain, without_arrow
 from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
 
@@ -49,6 +49,23 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     return filled
 
 
+def cast_array(imputed: Array, dtype: np.dtype[np.generic]) -> Array:
+    """Floats in another dtype: integers rounded and held to their range, booleans by a half."""
+    if dtype.kind == "b":
+        return np.asarray(imputed >= 0.5)
+    if dtype.kind not in "iu":
+        return imputed.astype(dtype)
+    low, high = _limits(dtype)
+    return np.clip(np.rint(imputed), low, high).astype(dtype)
+
+
+def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """Ends of an integer dtype as floats that convert back inside it."""
+    info = np.iinfo(np.dtype(dtype.str))
+    high = float(info.max)
+    return float(info.min), high if int(high) <= info.max else float(np.nextafter(high, 0))
+
+
 def _fill_frame(schema: Schema, x: pd.DataFrame, observed: Mask, imputed: Array) -> pd.DataFrame:
     names = [str(name) for name in x.columns]
     model_names = schema.names if not isinstance(schema, ImageSchema) else tuple(names)
@@ -74,18 +91,32 @@ def _fill_column(
     if column is not None and column.categories and not coded:
         # What stands in observed cells has no meaning, and need not be a category.
         named = column.label(np.where(observed, np.nan, imputed))
-        return _fill_categories(cells, observed, named.set_axis(cells.index))
+        filled = _fill_categories(without_arrow(cells), observed, named.set_axis(cells.index))
+        return filled.astype(cells.dtype) if isinstance(cells.dtype, pd.ArrowDtype) else filled
     values = pd.Series(imputed, index=cells.index)
     if pd.api.types.is_float_dtype(cells.dtype):
         return cells.where(observed, values.astype(cells.dtype))
     if column is not None and column.kind in ("integer", "binary"):
-        if pd.api.types.is_extension_array_dtype(cells.dtype):
-            return cells.where(observed, values.astype(cells.dtype))
+        if (plain_dtype := getattr(cells.dtype, "numpy_dtype", None)) is not None:
+            whole = pd.Series(cast_array(imputed, plain_dtype), cells.index)
+            return cells.where(observed, whole.astype(cells.dtype))
         if cells.dtype == object:
-            kind = bool if any(isinstance(cell, bool | np.bool_) for cell in cells) else int
-            return cells.where(observed, pd.Series([kind(value) for value in imputed], cells.index, object))
+            return _fill_objects(cells, observed, imputed, column)
     # As objects, because no other dtype takes a number in place of each kind of null.
     return cells.astype(object).where(observed, 0).astype("float64").where(observed, imputed)
+
+
+def _fill_objects(cells: pd.Series[Any], observed: Array, imputed: Array, column: Column) -> pd.Series[Any]:
+    """Whole numbers or booleans among objects, in the training dtype where every cell fits it."""
+    own: Any = np.dtype(np.bool_ if column.truths else np.int64)
+    filled = cells.where(observed, pd.Series(cast_array(imputed, own).tolist(), cells.index, object))
+    if column.dtype == "object":
+        return filled
+    numeric = pd.api.types.is_numeric_dtype(column.dtype)
+    dtype: Any = pd.api.types.pandas_dtype(column.dtype) if numeric else own
+    numbers = filled.to_numpy(np.float64)
+    fits = np.array_equal(cast_array(numbers, getattr(dtype, "numpy_dtype", dtype)), numbers)
+    return filled.astype(dtype) if fits else filled
 
 
 def _fill_categories(cells: pd.Series[Any], observed: Array, named: pd.Series[Any]) -> pd.Series[Any]:

@@ -53,7 +53,8 @@ class Imputation(NamedTuple):
         Standard deviation in raw units, 0 where observed; of a category the probability that it is
         another one.
     draws : ndarray, shape (M, n, *sample shape), or None
-        Multiple imputations in the model's numbers; `schema.frame` names categories.
+        Multiple imputations in the model's numbers; `schema.frame` names categories. NaN for a name that
+        training did not have: the cell is the caller's own, and the model has no number for it.
     ess : float64 ndarray, shape (n,)
         Effective sample size of the weights, between 1 and K; K where nothing is missing. Of
         Metropolis steps: how many independent draws would give a mean this exact.

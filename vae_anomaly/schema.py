@@ -143,6 +143,18 @@ class TableSchema:
         """Observed cells with a category that training did not have, shape (B, D); they count as missing."""
         return self._read(x, observed)[2]
 
+    def own_numbers(self, x: Any) -> Array:
+        """Rows as `read` gives them, shape (B, D), but numbers that training did not have as they are."""
+        named = isinstance(x, pd.DataFrame)
+        frame = (
+            x.iloc[:, self.order([str(n) for n in x.columns])]
+            if named
+            else pd.DataFrame(array_of(x, "cells"))
+        )
+        return np.column_stack(
+            [column.read_own(frame.iloc[:, i])[0] for i, column in enumerate(self.columns)]
+        )
+
     def _read(self, x: Any, observed: Any) -> tuple[Array, Mask, Mask]:
         order = list(range(self.elements))
         if isinstance(x, pd.DataFrame):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from vae_anomaly.columns import Column, bounded, infer_column, plain
@@ -14,6 +15,7 @@ from vae_anomaly.exceptions import ConfigError, SchemaError
 from vae_anomaly.schema import TableSchema, infer_schema, schema_from_dict
 
 NAN = np.nan
+TWO_NUMBERS = "give a lower and an upper number, None for no bound"
 CITY = Column("city", "categorical", 0.0, 2.0, "category", ("lima", "oslo", "rome"))
 SIZE = Column("size", "ordinal", 0.0, 2.0, "category", ("s", "m", "l"))
 GRADE = Column("grade", "ordinal", 3.0, 9.0, "int64", (3, 7, 9))
@@ -23,27 +25,35 @@ def category(values: list[Any], order: list[Any], ordered: bool) -> pd.Series[An
     return pd.Series(pd.Categorical(values, categories=order, ordered=ordered))
 
 
+def arrow_dictionary(values: list[str | None]) -> pd.Series[Any]:
+    return pd.Series(values, dtype=pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())))
+
+
 @pytest.mark.parametrize(
     ("cells", "kind", "categories", "ends"),
     [
         (pd.Series([0.5, 1.0, NAN]), "real", (), (None, None)),
         (pd.Series([3.0, 1.0, 2.0]), "real", (), (None, None)),
         (pd.Series([3.0, NAN, 2.0]), "integer", (), (0.0, None)),
-        (pd.Series([0.0, NAN, 1.0]), "binary", (), (None, None)),
+        (pd.Series([0.0, NAN, 1.0]), "integer", (), (0.0, 1.0)),
         (pd.Series([3, -1]), "integer", (), (None, None)),
         (pd.Series([3, 0], dtype="Int64"), "integer", (), (0.0, None)),
-        (pd.Series([0, 1, 1]), "binary", (), (None, None)),
+        (pd.Series([0, 1, 1]), "integer", (), (0.0, 1.0)),
+        (pd.Series([0, 1, None], dtype=object), "integer", (), (0.0, 1.0)),
         (pd.Series([True, True]), "binary", (), (None, None)),
         (pd.Series([True, None, False], dtype="boolean"), "binary", (), (None, None)),
         (pd.Series([True, None, False], dtype=object), "binary", (), (None, None)),
+        (pd.Series([True, None], dtype="bool[pyarrow]"), "binary", (), (None, None)),
+        (arrow_dictionary(["m", None, "s", "m"]), "categorical", ("m", "s"), (None, None)),
         (pd.Series(["b", "a", "b", "a", None]), "categorical", ("a", "b"), (None, None)),
         (pd.Series(["b", "a", "b", "a", None], dtype=object), "categorical", ("a", "b"), (None, None)),
         (category(["m", "s", None], ["s", "m", "l"], True), "ordinal", ("s", "m"), (None, None)),
         (category([7, 3, 7], [9, 7, 3], False), "categorical", (7, 3), (None, None)),
     ],
     ids=[
-        "float", "whole-float", "whole-with-gaps", "truths-with-gaps", "int", "nullable", "zero-one", "bool",
-        "boolean", "bool-objects", "text", "objects", "ordered", "numbers",
+        "float", "whole-float", "whole-with-gaps", "flags-with-gaps", "int", "nullable", "flags",
+        "flag-objects", "bool", "boolean", "bool-objects", "arrow-bool", "arrow-dictionary",
+        "text", "objects", "ordered", "numbers",
     ],
 )  # fmt: skip
 def test_kind_follows_from_dtype_and_values(
@@ -68,8 +78,8 @@ def test_the_columns_of_a_bare_array_are_real_unless_told() -> None:
     ("cells", "kind", "error", "message"),
     [
         (["a", "b", "c"], None, SchemaError,
-         "column 'c' is text with 3 different values in 3 cells, names rather than categories; leave it out "
-         "(--exclude), group its values, or say by kinds what it is"),
+         "column 'c' is text with 3 different values in 3 cells, names rather than categories; leave it out, "
+         "group its values, or say by kinds what it is"),
         (["a", "b", "b"], "ordinal", SchemaError,
          "column 'c' is text without an order; give its categories in order by kinds, or make it an ordered "
          "pandas category"),
@@ -110,8 +120,12 @@ def test_cells_that_do_not_go_with_a_kind_are_refused(
         (Column("sex", "binary", 0.0, 1.0, "str", ("f", "m")), ["m", "f", "?"], [1.0, 0.0, NAN],
          [False, False, True]),
         (Column("n", "integer", 0.0, 1.0), [5.0, NAN], [5.0, NAN], [False, False]),
+        (Column("ok", "binary", 0.0, 1.0), pd.array([True, None], dtype="bool[pyarrow]"), [1.0, NAN],
+         [False, False]),
+        (CITY, arrow_dictionary(["rome", None, "bonn"]), [2.0, NAN, NAN], [False, False, True]),
     ],
-    ids=["names", "category", "codes", "numbers", "number-category", "two-numbers", "two-names", "integer"],
+    ids=["names", "category", "codes", "numbers", "number-category", "two-numbers", "two-names", "integer",
+         "arrow-bool", "arrow-dictionary"],
 )  # fmt: skip
 def test_cells_are_read_as_the_model_takes_them(
     column: Column, cells: Any, values: list[float], unseen: list[bool]
@@ -174,13 +188,27 @@ def test_a_real_column_writes_no_more_than_it_did_before_there_were_kinds() -> N
         (Column("x", low=-1.0, high=2.0), (0, None),
          "bounds of column 'x' are 0.0 to None, its training values run from -1 to 2; widen the bounds or "
          "mend the data"),
-        (Column("x"), (0,), "bounds of column 'x' are (0,); give a lower and an upper one"),
+        (Column("x"), (0,), f"bounds of column 'x' are (0,); {TWO_NUMBERS}"),
+        (Column("x"), (NAN, 20), f"bounds of column 'x' are (nan, 20); {TWO_NUMBERS}"),
+        (Column("x"), "0-20", f"bounds of column 'x' are '0-20'; {TWO_NUMBERS}"),
+        (Column("x"), "02", f"bounds of column 'x' are '02'; {TWO_NUMBERS}"),
+        (Column("x"), ("0", 20), f"bounds of column 'x' are ('0', 20); {TWO_NUMBERS}"),
+        (Column("x", low=3.0, high=4.0), (20, 0),
+         "bounds of column 'x' are 20.0 to 0.0, the upper one first; swap them"),
+        (Column("n", "integer", low=1.0, high=1.0), (0.2, 0.8),
+         "bounds of column 'n' are 0.2 to 0.8 with no whole number between them; widen the bounds"),
     ],
-    ids=["category", "outside", "one"],
+    ids=["category", "outside", "one", "nan", "text", "two-letters", "number-text", "reversed", "no-whole"],
 )  # fmt: skip
 def test_bounds_that_do_not_fit_are_refused(column: Column, bounds: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         bounded(column, bounds)
+
+
+def test_bounds_of_an_integer_column_are_rounded_inward() -> None:
+    column = bounded(Column("n", "integer", 1.0, 10.0, lower=0.0), (0.5, 10.5))
+    assert (column.lower, column.upper) == (1.0, 10.0)
+    assert bounded(Column("n", "integer", 0.0, 1.0, lower=0.0, upper=1.0), (-np.inf, 5)).upper == 5.0
 
 
 def test_kinds_of_unknown_columns_and_of_images_are_refused() -> None:

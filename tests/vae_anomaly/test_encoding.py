@@ -196,17 +196,19 @@ def test_hidden_cells_have_no_say() -> None:
     assert (results[0][2][~torch.from_numpy(observed)] == 0).all()
 
 
-def test_a_constant_column_has_scale_one_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_constant_column_is_decoded_as_it_is_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     values = np.random.default_rng(0).normal(size=(1000, 5))
     values[:, 1], values[:, 3], values[:, 4] = 0.1, 1e9 + 0.1, 0.0
     values[7, 3] = np.nan
     with caplog.at_level(logging.WARNING):
         encoding = fitted(values)
-    assert encoding.scale[[1, 3, 4]].tolist() == [1.0, 1.0, 1.0]
+    assert encoding.scale[[1, 3, 4]].tolist() == [0.0, 0.0, 0.0]
     assert encoding.mean[[1, 3, 4]].tolist() == [0.1, 1e9 + 0.1, 0.0]
-    assert caplog.messages == ["constant training columns, kept with scale 1: c1, c3, c4"]
+    assert caplog.messages == ["constant training columns, imputed as they are: c1, c3, c4"]
     x, _, clipped = encode(encoding, np.array([[0.0, 0.1, 0.0, 1e9 + 2.1, 0.5]]))
     assert x[0, [1, 3, 4]].tolist() == [0.0, 2.0, 0.5]
+    assert encoding.decode(x)[0, [1, 3, 4]].tolist() == [0.1, 1e9 + 0.1, 0.0]
+    assert encoding.decode_scale(torch.ones(1, 5), x)[0, [1, 3, 4]].tolist() == [0.0, 0.0, 0.0]
     assert clipped.tolist() == [0]
 
 
@@ -227,7 +229,7 @@ def test_robust_scaling_is_median_and_quartiles_of_the_observed_cells() -> None:
 
 
 def test_last_bits_are_no_spread() -> None:
-    assert fitted(column(0.1 + 0.2, 0.3, 0.3)).scale.tolist() == [1.0]
+    assert fitted(column(0.1 + 0.2, 0.3, 0.3)).scale.tolist() == [0.0]
 
 
 def test_varying_columns_warn_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +246,7 @@ def test_a_column_without_a_value_is_refused(hide: str) -> None:
         values[:, 1] = np.nan
     else:
         observed[:, 1] = False
-    message = "training column 'c1' has no value in any row; leave it out with --exclude"
+    message = "training column 'c1' has no value in any row; leave it out"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         fitted(values, observed)
 

@@ -274,7 +274,7 @@ def test_images_of_either_kind() -> None:
         (
             table_rows(60).assign(tiny=np.nan),
             DataError,
-            "training column 'tiny' has no value in any row; leave it out with --exclude",
+            "training column 'tiny' has no value in any row; leave it out",
         ),
         (pd.DataFrame(index=range(20)), SchemaError, "the table has no columns; give at least one"),
         (

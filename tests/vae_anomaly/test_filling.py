@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from vae_anomaly.filling import fill
@@ -148,3 +151,47 @@ def test_no_rows(x: object) -> None:
     filled = fill(ABC, x, np.empty((0, 3), bool), np.empty((0, 3)))
     assert filled.shape == (0, 3)
     assert type(filled) is type(x)
+
+
+WHOLE = Column("a", "integer", 0.0, 250.0, "int64")
+TRUTH = Column("a", "binary", 0.0, 1.0, "bool")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "imputed", "expected"),
+    [
+        (WHOLE, pd.array([250, None], dtype="UInt8"), 266.0, pd.array([250, 255], dtype="UInt8")),
+        (WHOLE, pd.array([1, None], dtype="Int8"), -266.0, pd.array([1, -128], dtype="Int8")),
+        (WHOLE, pd.array([1, None], dtype="uint8[pyarrow]"), 266.0, pd.array([1, 255], "uint8[pyarrow]")),
+        (TRUTH, np.array([True, None], dtype=object), 1.0, np.array([True, True])),
+        (TRUTH, np.array([None], dtype=object), 1.0, np.array([True])),
+        (TRUTH, np.array([5, None], dtype=object), 1.0, np.array([5, True], dtype=object)),
+        (TRUTH, pd.array([True, None], dtype="bool[pyarrow]"), 0.0, pd.array([True, False], "bool[pyarrow]")),
+        (WHOLE, np.array([3, None], dtype=object), 4.0, np.array([3, 4])),
+        (WHOLE, np.array([None], dtype=object), 4.0, np.array([4])),
+        (WHOLE, np.array([2.5, None], dtype=object), 4.0, np.array([2.5, 4], dtype=object)),
+        (Column("a", "integer", dtype="object"), np.array([None], dtype=object), 4.0,
+         np.array([4], dtype=object)),
+        (Column("a", "integer", dtype="Int16"), np.array([None], dtype=object), 4.0,
+         pd.array([4], dtype="Int16")),
+    ],
+    ids=[
+        "uint8", "int8", "arrow-uint8", "truths", "one-truth", "unseen", "arrow-truths", "whole", "one-whole",
+        "half", "objects", "nullable",
+    ],
+)  # fmt: skip
+def test_filled_cells_keep_to_the_columns_dtype(
+    column: Column, cells: Any, imputed: float, expected: Any
+) -> None:
+    frame = pd.DataFrame({"a": cells})
+    filled = fill(TableSchema((column,)), frame, frame.notna().to_numpy(), np.full((len(frame), 1), imputed))
+    pd.testing.assert_frame_equal(filled, pd.DataFrame({"a": expected}))
+
+
+def test_a_dictionary_of_arrow_is_filled_by_name() -> None:
+    kind = pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))
+    city = Column("city", "categorical", 0.0, 1.0, "category", ("lima", "rome"))
+    frame = pd.DataFrame({"city": pd.Series(["bonn", None], dtype=kind)})
+    filled = fill(TableSchema((city,)), frame, np.array([[True], [False]]), np.ones((2, 1)))
+    assert filled["city"].dtype == kind
+    assert filled["city"].tolist() == ["bonn", "rome"]

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from sample_models import TABLE_MODEL, settings, table_rows
+from sample_models import IMAGE_MODEL, TABLE_MODEL, settings, table_rows
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from vae_anomaly import VAEDetector, VAEImputer, load_bundle
-from vae_anomaly.exceptions import NotFittedError
+from vae_anomaly.exceptions import NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.runtime import Bundle
 
 QUICK = settings(TABLE_MODEL, imputation_draws=50)
@@ -171,3 +172,99 @@ def test_an_array_of_another_width_is_refused(imputer: VAEImputer) -> None:
     for ask in (imputer.transform, imputer.sample):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             ask(np.zeros((2, 5)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pd.Index([7, 8]), pd.MultiIndex.from_tuples([("a", 1), ("b", 2)])],
+    ids=["numbers", "levels"],
+)
+def test_indicators_beside_names_that_are_not_text(names: Any) -> None:
+    rows = table_rows(80)[["plain", "large"]].set_axis(names, axis=1)
+    imputer = VAEImputer(settings=QUICK, add_indicator=True, device="cpu", random_state=0)
+    filled = imputer.fit_transform(rows)
+    expected = ["x0", "x1", "missingindicator_x0", "missingindicator_x1"]
+    assert filled.columns.tolist() == expected == imputer.get_feature_names_out().tolist()
+    mirrored = imputer.transform(rows.iloc[:, ::-1])
+    pd.testing.assert_frame_equal(mirrored, filled)
+    LogisticRegression().fit(filled, np.arange(80) % 2).predict(imputer.transform(rows))
+
+
+def test_no_rows_have_indicators_too(indicating: VAEImputer) -> None:
+    assert indicating.transform(GAPS[:0]).columns.tolist() == indicating.get_feature_names_out().tolist()
+    assert indicating.transform(GAPS[:0].to_numpy()).shape == (0, 7)
+
+
+# -- what training did not have ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def categories() -> VAEImputer:
+    """Of a number, a category that is a number and one that is a name; both have gaps."""
+    rng = np.random.default_rng(0)
+    grade = rng.integers(1, 4, 80).astype(object)
+    town = np.array(["lima", "rome"])[grade.astype(int) // 2 % 2].astype(object)
+    grade[:5], town[5:9] = None, None
+    rows = pd.DataFrame({"a": rng.normal(size=80), "grade": grade, "town": town})
+    kinds = {"grade": "categorical"}
+    return VAEImputer(settings=QUICK, kinds=kinds, add_indicator=True, device="cpu", random_state=0).fit(rows)
+
+
+def test_a_category_that_training_did_not_have_is_kept_in_draws_too(categories: VAEImputer) -> None:
+    rows = pd.DataFrame({"town": ["lima", "bonn"], "grade": [9, None], "a": [0.0, 1.0]})
+    filled = categories.transform(rows)
+    assert filled["grade"][0] == 9
+    assert filled["town"].tolist() == ["lima", "bonn"]
+    assert filled[["missingindicator_grade", "missingindicator_town"]].to_numpy().tolist() == [[0, 0], [1, 0]]
+    drawn = categories.sample(rows, draws=3)
+    assert drawn[:, 0].tolist() == [[0.0, 9.0, 0.0]] * 3
+    assert set(drawn[:, 1, 1]) <= {1.0, 2.0, 3.0}
+    assert np.isnan(drawn[:, 1, 2]).all()
+    array = categories.transform(rows[["a", "grade", "town"]].to_numpy(object))
+    assert array[:, 1:].tolist() == [[9, "lima", 0, 0], [filled["grade"][1], "bonn", 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("x", "kinds"),
+    [
+        ([[1.0, "a"], [2.0, "b"]], None),
+        (np.array([[1.0, "a"], [2.0, "b"]]), None),
+        (np.array([["p", "a"], ["q", "b"]], dtype=object), {0: "categorical"}),
+    ],
+    ids=["list", "text", "another"],
+)
+def test_text_in_a_bare_array_is_refused_by_place(x: Any, kinds: Any) -> None:
+    sentence = (
+        "column 1 of the array holds text, such as 'a'; leave it out, or say what it is by "
+        "kinds={1: 'categorical'}"
+    )
+    with pytest.raises(SchemaError, match=f"^{re.escape(sentence)}$"):
+        VAEImputer(kinds=kinds).fit(x)
+
+
+def test_images_do_not_fit_a_table_that_is_asked_for() -> None:
+    images = np.where(np.random.default_rng(0).random((12, 8, 8)) < 0.1, np.nan, 0.5)
+    model = settings(IMAGE_MODEL, epochs=1, imputation_draws=50)
+    imputer = VAEImputer(settings=model, device="cpu", random_state=0).fit(images)
+    assert imputer.transform(images).shape == images.shape
+    sentence = (
+        "images do not fit the pandas table that set_output asks for; call "
+        "set_output(transform='default') or give each image as a row"
+    )
+    with sklearn.config_context(transform_output="pandas"):
+        with pytest.raises(UnsupportedError, match=f"^{re.escape(sentence)}$"):
+            imputer.transform(images)
+        assert imputer.transform(images.reshape(12, -1)).shape == (12, 64)
+
+
+def test_a_constant_column_is_imputed_as_it_is() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    rows[:, 1] = 5.5
+    rows[::3, 1] = np.nan
+    imputer = VAEImputer(settings=QUICK, device="cpu", random_state=0).fit(rows)
+    found = imputer.answers_.impute(rows, draws=3)
+    assert np.unique(found.mean[:, 1]).tolist() == [5.5]
+    assert not found.std.any()
+    assert found.draws is not None
+    assert np.unique(found.draws[..., 1]).tolist() == [5.5]
+    assert imputer.answers_.verdicts([[0.0, 5.5], [0.0, 50.0]])["score_recon"].diff()[1] > 100

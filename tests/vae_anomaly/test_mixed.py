@@ -325,3 +325,16 @@ def test_graphs_agree_with_torch_at_extreme_logits(tmp_path: Path) -> None:
     scores = load_bundle(tmp_path / "bundle", device="cpu").scores(rows)
     assert np.isfinite(scores.to_numpy()).all()
     np.testing.assert_allclose(scores, fitted.answers().scores(rows), rtol=1e-4)
+
+
+def test_a_count_that_training_saw_as_zero_and_one_is_strange_and_not_missing() -> None:
+    a = np.random.default_rng(0).normal(size=200)
+    rows = pd.DataFrame({"a": a, "tickets": (a > 0).astype(np.int64)})
+    detector = VAEDetector(settings=settings(TABLE_MODEL, epochs=20), device="cpu", random_state=0).fit(rows)
+    verdicts = detector.verdicts(pd.DataFrame({"a": [0.5, 0.5], "tickets": [1, 50]}))
+    assert verdicts["score_recon"][1] > 10 * detector.verdicts(rows)["score_recon"].max()
+    assert verdicts["p_value"][1] == detector.verdicts(rows)["p_value"].min()
+    imputer = VAEImputer.from_detector(detector)
+    gaps = rows[:50].assign(tickets=pd.array([pd.NA] * 50, dtype="Int64"))
+    assert set(imputer.transform(gaps)["tickets"]) <= {0, 1}
+    assert set(np.unique(imputer.sample(gaps, draws=5)[..., 1])) == {0.0, 1.0}
