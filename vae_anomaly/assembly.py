@@ -30,7 +30,7 @@ from vae_anomaly.graphs import (
     StepGraph,
 )
 from vae_anomaly.networks import ModelConfig
-from vae_anomaly.schema import Array, Mask, Samples, Schema
+from vae_anomaly.schema import Array, Mask, Samples, Schema, TableSchema
 from vae_anomaly.scores import (
     Evidence,
     Score,
@@ -45,6 +45,8 @@ from vae_anomaly.vae import VAE, Autoencoder
 
 log = logging.getLogger(__name__)
 
+# Constant columns named in a warning.
+NAMED = 10
 # Training rows, and latent numbers, that scores are fitted on at most.
 FIT_ROWS = 20_000
 FIT_NUMBERS = 20_000_000
@@ -259,8 +261,9 @@ def _manifest(
     default: str,
     about: dict[str, Any],
 ) -> Manifest:
-    """What a bundle says of itself; warns of a rate that is out of reach."""
+    """What a bundle says of itself; warns of a rate that is out of reach, and of constant columns."""
     rate, warnings = _attainable(config.false_alarm_rate, about["provenance"]["rows_calibration"])
+    warnings += _constant(about["schema"])
     for warning in warnings:
         log.warning(warning)
     return Manifest(
@@ -310,6 +313,14 @@ def _attainable(rate: float, rows: int) -> tuple[float, tuple[str, ...]]:
         f"a false alarm rate of {rate:g} needs more than the {rows} calibration rows there are; "
         f"the smallest attainable rate {smallest:.4g} is used",
     )
+
+
+def _constant(schema: Schema) -> tuple[str, ...]:
+    """Columns of one value: what they are imputed by, and far from which a row is strange."""
+    columns = schema.columns if isinstance(schema, TableSchema) else ()
+    names = [column.name for column in columns if column.low is not None and column.low == column.high]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (f"constant in training: {', '.join(names[:NAMED])}{more}",) if names else ()
 
 
 def _subset(samples: Samples, latent: int, seed: int) -> Samples:

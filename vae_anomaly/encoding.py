@@ -5,7 +5,6 @@ Model space is flat and float32: shape (B, D), zero where nothing was observed.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from vae_anomaly.columns import Column, feature_starts, group_columns
 from vae_anomaly.exceptions import DataError
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema, TableSchema
-
-log = logging.getLogger(__name__)
 
 # Standardised units beyond which a table's cell is clipped: far outside any training range, and
 # small enough that squares and products of it stay finite in float32.
@@ -121,9 +118,6 @@ class TableEncoding(nn.Module):
         """
         _refuse_empty(samples, schema)
         mean, scale = _moments(samples.values, samples.observed)
-        constant = [name for name, s in zip(schema.names, scale, strict=True) if s == 0]
-        if constant:
-            log.warning("constant training columns, imputed as they are: %s", ", ".join(constant))
         if scaling == "robust":
             mean, scale = _quartiles(samples.values, samples.observed, scale)
         return cls(torch.from_numpy(mean), torch.from_numpy(scale))

@@ -13,6 +13,7 @@ from sample_models import TABLE_MODEL, fit, settings, table_rows
 
 from vae_anomaly import assembly
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts
+from vae_anomaly.card import model_card
 from vae_anomaly.exceptions import CalibrationError, ConfigError, UnsupportedError
 from vae_anomaly.fitting import fit_model, split_parts
 from vae_anomaly.networks import ModelConfig
@@ -98,6 +99,15 @@ def test_a_rate_out_of_reach_becomes_the_smallest_and_is_told(caplog: pytest.Log
     assert manifest.warnings == (told,)
     assert told in caplog.messages
     assert fit(table_rows(40), TABLE_MODEL, false_alarm_rate=1 / 9).manifest.warnings == ()
+
+
+def test_constant_columns_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = table_rows(40).assign(plain=3.5)
+    with caplog.at_level(logging.WARNING, logger="vae_anomaly"):
+        manifest = fit(rows, TABLE_MODEL, false_alarm_rate=1 / 9).manifest
+    assert manifest.warnings == ("constant in training: plain",)
+    assert manifest.warnings[0] in caplog.messages
+    assert "constant in training: plain" in model_card(manifest)
 
 
 def test_calibration_needs_rows() -> None:
