@@ -32,7 +32,12 @@ class Samples(NamedTuple):
 
 
 def array_of(x: Any, what: str) -> Array:
-    """An array of whatever is rectangular; `SchemaError` for ragged rows."""
+    """An array of whatever is rectangular; `SchemaError` for ragged rows and masked arrays."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise SchemaError(
+            f"{what} are a masked array, whose mask would be lost; pass x.filled(numpy.nan), or x.data with "
+            "observed=~x.mask"
+        )
     try:
         return np.asarray(x)
     except ValueError as error:

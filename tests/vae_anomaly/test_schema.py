@@ -308,3 +308,16 @@ def test_a_schema_survives_its_dictionary(schema: Schema) -> None:
 def test_sizes_by_hand() -> None:
     assert (RGB.shape, RGB.elements) == ((3, 8, 9), 216)
     assert (WEATHER.shape, WEATHER.elements, WEATHER.names) == ((2,), 2, ("temperature", "pressure"))
+
+
+def test_a_masked_array_is_refused_where_it_hides_something() -> None:
+    values = np.ma.masked_array(np.ones((3, 2)), mask=False)
+    schema = infer_schema(values)
+    values[1, 1] = np.ma.masked
+    sentence = (
+        "cells are a masked array, whose mask would be lost; pass x.filled(numpy.nan), or x.data with "
+        "observed=~x.mask"
+    )
+    for ask in (infer_schema, schema.read):
+        with pytest.raises(SchemaError, match=f"^{re.escape(sentence)}$"):
+            ask(values)
