@@ -376,6 +376,8 @@ class Answers:
         k = int(self.manifest.imputation["draws"]) if k is None else k
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        if draws is not None and draws > k:
+            log.warning("%d draws from %d importance samples repeat some; ask for a larger k", draws, k)
         return k
 
     def imputed(self, samples: Samples, keys: list[int], draws: int | None, seed: int, k: int) -> Feeds:

@@ -491,6 +491,13 @@ def test_mean_std_and_ess_do_not_depend_on_the_draws(vae: Bundle) -> None:
     assert plain.draws is None
 
 
+def test_more_draws_than_samples_are_said_to_repeat(vae: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    assert vae.check_imputing(50, 50) == 50
+    assert not caplog.messages
+    vae.check_imputing(51, 50)
+    assert caplog.messages == ["51 draws from 50 importance samples repeat some; ask for a larger k"]
+
+
 def test_draws_depend_on_seed_and_id_alone(vae: Bundle) -> None:
     x = rows_of(vae)
     observed, ids = some_hidden(x), [f"row {i}" for i in range(ROWS)]
