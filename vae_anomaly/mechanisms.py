@@ -7,8 +7,10 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.columns import to_numbers
+from vae_anomaly.exceptions import ConfigError, SchemaError
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -42,8 +44,8 @@ def mar(x: npt.ArrayLike, share: float, seed: int) -> Mask:
     Raises
     ------
     ConfigError
-        If x is no table of two columns or more, or ``share`` is out of reach: the deciding columns
-        hide nothing.
+        If x is no table of two columns of finite numbers or more, or ``share`` is out of reach: the
+        deciding columns hide nothing.
     """
     values, present = _table(x, 2)
     rng = np.random.default_rng(seed)
@@ -86,7 +88,7 @@ def mnar(
     process : {"logistic", "quantile"}
         With a probability that grows with the value, or every value beyond a quantile.
     columns : sequence of int, optional
-        Only these lose cells.
+        Places of those that lose cells; all do by default.
 
     Returns
     -------
@@ -95,13 +97,15 @@ def mnar(
     Raises
     ------
     ConfigError
-        If x is no table, or ``share``, ``tail`` or ``process`` is unknown or out of range.
+        If x is no table of finite numbers, or ``share``, ``tail``, ``process`` or a column is unknown
+        or out of range.
     """
     values, present = _table(x, 1)
     check_share(share)
     check_word("tail", tail, get_args(Tail))
     check_word("process", process, get_args(Process))
-    chosen = np.arange(values.shape[1]) if columns is None else np.asarray(columns, dtype=np.int64)
+    count = values.shape[1]
+    chosen = np.arange(count) if columns is None else _places(columns, count)
     units = _standardised(values, present)[:, chosen]
     units = {"high": units, "low": -units, "both": np.abs(units)}[tail]
     rng = np.random.default_rng(seed)
@@ -129,12 +133,28 @@ def check_word(name: str, word: str, known: Sequence[str]) -> None:
 
 
 def _table(x: npt.ArrayLike, columns: int) -> tuple[Floats, Mask]:
-    values = np.asarray(x, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] < columns:
+    cells = x if isinstance(x, pd.DataFrame) else np.asarray(x)
+    if cells.ndim != 2 or cells.shape[1] < columns:
         raise ConfigError(
-            f"values have shape {values.shape}; this mask is for tables (B, D) of {columns} columns or more"
+            f"values have shape {cells.shape}; this mask is for tables (B, D) of {columns} columns or more"
         )
+    frame = pd.DataFrame(cells)
+    try:
+        values = np.column_stack([to_numbers(frame.iloc[:, i], str(n)) for i, n in enumerate(frame.columns)])
+    except SchemaError as error:
+        raise ConfigError(str(error)) from error
+    if (infinite := np.isinf(values).any(axis=0)).any():
+        name = str(frame.columns[int(infinite.argmax())])
+        raise ConfigError(f"column {name!r} holds infinite values; use NaN for a missing value")
     return values, ~np.isnan(values)
+
+
+def _places(columns: Sequence[object], count: int) -> npt.NDArray[np.int64]:
+    """Places of columns, refused where they are names, flags or beyond the table."""
+    for place in columns:
+        if isinstance(place, bool) or not isinstance(place, int | np.integer) or not 0 <= int(place) < count:
+            raise ConfigError(f"columns hold {place!r}; give places from 0 to {count - 1}")
+    return np.asarray(columns, dtype=np.int64)
 
 
 def _standardised(values: Floats, present: Mask) -> Floats:

@@ -239,9 +239,9 @@ def schema_from_dict(data: dict[str, Any]) -> Schema:
 def infer_schema(x: Any, kinds: Kinds | None = None, bounds: Bounds | None = None) -> Schema:
     """The schema of training data: (B, D) is a table, (B, H, W) or (B, C, H, W) are images.
 
-    uint8 images keep 0..255; float images take 0..1 when they lie inside it, else the range
-    of the data; whole-number images of other integer types must fit 0..255. For the columns of a
-    data frame see `columns.infer_column`; those of a bare array are real unless ``kinds`` says more.
+    uint8 images keep 0..255; those of any other dtype, booleans too, take 0..1 when they lie inside
+    it, else the range of the data. For the columns of a data frame see `columns.infer_column`; those
+    of a bare array are real unless ``kinds`` says more.
 
     Parameters
     ----------
@@ -269,7 +269,7 @@ def infer_schema(x: Any, kinds: Kinds | None = None, bounds: Bounds | None = Non
         return _table_schema(frame, False, kinds, bounds)
     if kinds or bounds:
         raise ConfigError("kinds and bounds are of the columns of a table, and got images; leave them out")
-    values = numbers_of(cells, "cells")
+    values = numbers_of(cells.astype(np.float32) if cells.dtype == np.bool_ else cells, "cells")
     if values.ndim not in (3, 4):
         raise SchemaError(
             f"data has shape {values.shape}; expected a table (B, D) or images (B, H, W) or (B, C, H, W)"

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vae_anomaly.exceptions import DataError
+from vae_anomaly.columns import family
+from vae_anomaly.exceptions import DataError, SchemaError
 from vae_anomaly.missing import Missing
 from vae_anomaly.schema import TableSchema, infer_schema
 
@@ -32,7 +33,7 @@ def missing_sensitivity(
         Values of ``VAEImputer(missing=...)``; the first is what the others are compared with.
     random_state : int, optional
     **parameters
-        Of `VAEImputer`.
+        Of `VAEImputer`; indicator columns are left out.
 
     Returns
     -------
@@ -50,11 +51,19 @@ def missing_sensitivity(
     """
     from vae_anomaly.estimators import VAEImputer
 
-    schema = infer_schema(X)
+    schema = infer_schema(X, parameters.get("kinds"), parameters.get("bounds"))
+    if not isinstance(schema, TableSchema):
+        raise SchemaError("missing_sensitivity compares the columns of a table, and got images; give a table")
+    if other := [repr(column.name) for column in schema.columns if family(column) != "number"]:
+        raise SchemaError(
+            f"columns {', '.join(other)} are no numbers, and missing_sensitivity compares means of numbers; "
+            "leave them out, or say by kinds that they are"
+        )
     samples = schema.read(X)
     gaps = ~samples.observed
-    if not isinstance(schema, TableSchema) or not gaps.any():
+    if not gaps.any():
         raise DataError("nothing is missing in these data; give a table with gaps")
+    parameters |= {"random_state": random_state, "add_indicator": False}
     known = np.where(gaps, np.nan, samples.values)
     columns = np.flatnonzero(gaps.any(axis=0))
     found: dict[str, Any] = {
@@ -62,7 +71,7 @@ def missing_sensitivity(
         "observed": np.nanmean(known[:, columns], axis=0),
     }
     for assumption in assumptions:
-        imputer = VAEImputer(missing=assumption, random_state=random_state, **parameters).fit(X)
+        imputer = VAEImputer(missing=assumption, **parameters).fit(X)
         filled = schema.read(imputer.transform(X)).values
         found[assumption] = np.array([filled[gaps[:, column], column].mean() for column in columns])
     first, spread = found[assumptions[0]], np.nanstd(known[:, columns], axis=0)

@@ -15,6 +15,7 @@ import sklearn.exceptions
 from sample_models import (
     ALL_SCORES,
     AUTOENCODER,
+    IMAGE_MODEL,
     TABLE_MODEL,
     colour_images,
     grey_images,
@@ -261,6 +262,14 @@ def test_images_of_either_kind() -> None:
     assert colour.score_samples(colour_images(5)).shape == (5,)
     with pytest.raises(UnsupportedError, match=r"^an autoencoder gives no imputations: "):
         VAEImputer.from_detector(colour).transform(colour_images(5))
+
+
+@pytest.mark.parametrize(("levels", "dtype"), [(17, "int64"), (17, "int16"), (1000, "int32"), (2, "bool")])
+def test_images_of_whole_numbers_score_as_those_of_floats(levels: int, dtype: str) -> None:
+    images = np.random.default_rng(0).integers(0, levels, (60, 8, 8))
+    choices = settings(IMAGE_MODEL, epochs=1)
+    scores = [quick(x, settings=choices).score_samples(x) for x in (images.astype(dtype), images * 1.0)]
+    np.testing.assert_array_equal(*scores)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vae_anomaly.exceptions import ConfigError
@@ -64,6 +65,15 @@ def test_what_was_missing_stays_missing_and_does_not_count(mechanism: object) ->
     observed: Mask = mechanism(gaps, 0.3, 0)  # type: ignore[operator]
     assert not observed[~present].any()
     assert abs(hidden_share(observed, present) - 0.3) < TOLERANCE
+
+
+@pytest.mark.parametrize("mechanism", [mar, mnar], ids=["mar", "mnar"])
+@pytest.mark.parametrize("dtype", ["Float64", "object"])
+def test_a_frame_with_nulls_is_masked_as_its_numbers_are(mechanism: object, dtype: str) -> None:
+    gaps = np.where(mcar(TABLE.shape, 0.2, 3), TABLE, np.nan)
+    frame = pd.DataFrame(gaps).astype(dtype)
+    found = mechanism(frame.mask(frame.isna(), pd.NA), 0.3, 0)  # type: ignore[operator]
+    np.testing.assert_array_equal(found, mechanism(gaps, 0.3, 0))  # type: ignore[operator]
 
 
 def test_given_patterns_are_drawn_whole() -> None:
@@ -135,6 +145,20 @@ def test_each_mask_follows_its_seed(make: object) -> None:
             "unknown tail 'upper'; choose from high, low, both",
         ),
         (
+            lambda: mnar(TABLE, 0.3, 0, columns=["a"]),  # type: ignore[list-item]
+            "columns hold 'a'; give places from 0 to 5",
+        ),
+        (lambda: mnar(TABLE, 0.3, 0, columns=[7]), "columns hold 7; give places from 0 to 5"),
+        (lambda: mnar(TABLE, 0.3, 0, columns=[True]), "columns hold True; give places from 0 to 5"),
+        (
+            lambda: mnar([["low", "high"]], 0.3, 0),
+            "column '0' has dtype str; expected numbers: convert it or leave it out",
+        ),
+        (
+            lambda: mar(pd.DataFrame({"a": [1.0, np.inf], "b": 0.0}), 0.3, 0),
+            "column 'a' holds infinite values; use NaN for a missing value",
+        ),
+        (
             lambda: mnar(TABLE, 1.3, 0),
             "share of hidden elements is 1.3; give a number from 0 to 1",
         ),
@@ -151,7 +175,20 @@ def test_each_mask_follows_its_seed(make: object) -> None:
             "the drawn mask has shape (10, 8); these images need (8, 10)",
         ),
     ],
-    ids=["mar share", "mar table", "tail", "mnar share", "patterns", "stripes", "drawn"],
+    ids=[
+        "mar share",
+        "mar table",
+        "tail",
+        "name",
+        "place",
+        "flag",
+        "text",
+        "infinite",
+        "mnar share",
+        "patterns",
+        "stripes",
+        "drawn",
+    ],
 )
 def test_refusals_say_what_to_do(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
 from vae_anomaly import VAEImputer, load_bundle
-from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.exceptions import ConfigError, DataError, SchemaError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.likelihoods import Gaussian
 from vae_anomaly.missing import RATE, SelfMasking
@@ -131,6 +132,33 @@ def test_complete_data_have_no_report() -> None:
     message = "nothing is missing in these data; give a table with gaps"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         missing_sensitivity(TRUTH)
+
+
+def test_a_report_keeps_to_kinds_and_bounds_and_has_no_indicators() -> None:
+    rows = pd.DataFrame(np.rint(2 * GAPS + 9), columns=list("abc")).assign(c=RNG.random(300) < 0.5)
+    report = missing_sensitivity(
+        rows,
+        assumptions=["mar", "mnar-self-high"],
+        kinds={"c": "real"},
+        bounds={"a": (0.5, 40)},
+        add_indicator=True,
+        settings=QUICK,
+        device="cpu",
+    )
+    assert list(report.index) == ["a"]
+    assert report.loc["a", "mar"] < report.loc["a", "mnar-self-high"] <= 40
+
+
+def test_a_report_of_other_columns_than_numbers_is_refused_before_training() -> None:
+    rows = pd.DataFrame({"a": [1.5, np.nan] * 20, "ok": [True, False] * 20, "city": ["lima", "rome"] * 20})
+    message = (
+        "columns 'ok', 'city' are no numbers, and missing_sensitivity compares means of numbers; "
+        "leave them out, or say by kinds that they are"
+    )
+    with pytest.raises(SchemaError, match=f"^{re.escape(message)}$"):
+        missing_sensitivity(rows)
+    with pytest.raises(SchemaError, match=r"^missing_sensitivity compares the columns of a table, and got"):
+        missing_sensitivity(np.full((20, 8, 8), np.nan))
 
 
 def test_a_process_needs_a_gaussian() -> None:
