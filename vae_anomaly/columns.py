@@ -76,7 +76,7 @@ class Column:
     @property
     def truths(self) -> bool:
         """Whether the training cells were booleans."""
-        return self.kind == "binary" and self.dtype in ("bool", "boolean", "bool[pyarrow]")
+        return self.kind == "binary" and self.dtype in ("bool", "boolean")
 
     @cached_property
     def named(self) -> bool:

@@ -100,7 +100,7 @@ def _fill_column(
         if (plain_dtype := getattr(cells.dtype, "numpy_dtype", None)) is not None:
             whole = pd.Series(cast_array(imputed, plain_dtype), cells.index)
             return cells.where(observed, whole.astype(cells.dtype))
-        if cells.dtype == object:
+        if cells.dtype == object and not np.any(imputed % 1):
             return _fill_objects(cells, observed, imputed, column)
     # As objects, because no other dtype takes a number in place of each kind of null.
     return cells.astype(object).where(observed, 0).astype("float64").where(observed, imputed)

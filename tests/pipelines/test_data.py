@@ -163,14 +163,20 @@ def test_arrays_with_labels(tmp_path: Path) -> None:
         load(DataConfig(source=str(tmp_path / "t.npz"), label="kinds"))
 
 
-def test_image_arrays_become_batches_of_channels(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).integers(0, 256, size=(30, 8, 9))
+@pytest.mark.parametrize(
+    ("dtype", "schema"),
+    [(np.uint8, ImageSchema(1, 8, 9)), (np.int64, ImageSchema(1, 8, 9, "float32", 0.0, 255.0))],
+)
+def test_image_arrays_become_batches_of_channels(
+    tmp_path: Path, dtype: type[np.integer[Any]], schema: ImageSchema
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, size=(30, 8, 9)).astype(dtype)
     np.save(tmp_path / "t.npy", x)
     data = load(DataConfig(source=str(tmp_path / "t.npy")))
     assert isinstance(data.values, np.ndarray)
-    assert data.values.dtype == np.uint8
+    assert data.values.dtype == schema.dtype
     np.testing.assert_array_equal(data.values[:, 0], x)
-    assert data.schema == ImageSchema(1, 8, 9)
+    assert data.schema == schema
 
 
 def test_digits_keep_their_levels() -> None:

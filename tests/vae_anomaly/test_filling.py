@@ -170,6 +170,7 @@ TRUTH = Column("a", "binary", 0.0, 1.0, "bool")
         (WHOLE, np.array([3, None], dtype=object), 4.0, np.array([3, 4])),
         (WHOLE, np.array([None], dtype=object), 4.0, np.array([4])),
         (WHOLE, np.array([2.5, None], dtype=object), 4.0, np.array([2.5, 4], dtype=object)),
+        (Column("a", "binary", 0.5, 1.5), np.array([0.5, None], dtype=object), 1.5, np.array([0.5, 1.5])),
         (Column("a", "integer", dtype="object"), np.array([None], dtype=object), 4.0,
          np.array([4], dtype=object)),
         (Column("a", "integer", dtype="Int16"), np.array([None], dtype=object), 4.0,
@@ -177,7 +178,7 @@ TRUTH = Column("a", "binary", 0.0, 1.0, "bool")
     ],
     ids=[
         "uint8", "int8", "arrow-uint8", "truths", "one-truth", "unseen", "arrow-truths", "whole", "one-whole",
-        "half", "objects", "nullable",
+        "half", "two-halves", "objects", "nullable",
     ],
 )  # fmt: skip
 def test_filled_cells_keep_to_the_columns_dtype(
