@@ -26,6 +26,7 @@ from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model, recommended_model, split_parts
 from vae_anomaly.imputer_fitting import fit_imputer, imputer_settings
 from vae_anomaly.missing import Missing
+from vae_anomaly.samples import array_of
 from vae_anomaly.schema import Array, Samples, Schema, TableSchema, infer_schema
 
 
@@ -525,8 +526,8 @@ def _text_names(frame: pd.DataFrame) -> bool:
 
 def _refuse_text(X: Any, kinds: Kinds) -> None:
     """Refuse text in columns of a bare array that `kinds` does not name."""
-    cells = X if isinstance(X, np.ndarray) else np.array(X, dtype=object) if isinstance(X, list) else None
-    if cells is None or cells.ndim != 2 or cells.dtype.kind not in "OU":
+    cells = array_of(X, "cells") if isinstance(X, list | tuple) else X
+    if not isinstance(cells, np.ndarray) or cells.ndim != 2 or cells.dtype.kind not in "OU":
         return
     for place, column in enumerate(cells.T):
         word = next((cell for cell in column if isinstance(cell, str) and not _is_number(cell)), None)

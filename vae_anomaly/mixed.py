@@ -59,8 +59,8 @@ class Classes(Likelihood):
         p = torch.exp(self.log_probabilities(raw))
         up_to = torch.triu(torch.ones(self.classes, self.classes, dtype=p.dtype, device=p.device))
         # How many classes end below the point drawn; rounding may leave the last end below 1.
-        passed = (p @ up_to)[..., :-1] < uniform_of(noise)[..., None]
-        place = passed.to(p.dtype).sum(dim=-1, keepdim=True)
+        passed = (p @ up_to) < uniform_of(noise)[..., None]
+        place = passed.to(p.dtype).sum(dim=-1, keepdim=True).clamp_max(self.classes - 1)
         return (place == torch.arange(self.classes, device=p.device)).to(p.dtype).flatten(-2)
 
     def _split(self, values: Tensor) -> Tensor:

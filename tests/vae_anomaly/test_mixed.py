@@ -338,3 +338,16 @@ def test_a_count_that_training_saw_as_zero_and_one_is_strange_and_not_missing() 
     gaps = rows[:50].assign(tickets=pd.array([pd.NA] * 50, dtype="Int64"))
     assert set(imputer.transform(gaps)["tickets"]) <= {0, 1}
     assert set(np.unique(imputer.sample(gaps, draws=5)[..., 1])) == {0.0, 1.0}
+
+
+def test_a_category_that_is_always_the_same_is_exported_and_imputed(tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {"a": np.random.default_rng(0).normal(size=80), "city": ["lima", "lima", None, "lima"] * 20}
+    )
+    choices = settings(TABLE_MODEL, epochs=1, imputation_draws=50)
+    VAEDetector(settings=choices, device="cpu", random_state=0).fit(rows).export(tmp_path / "bundle")
+    found = load_bundle(tmp_path / "bundle", device="cpu").impute(rows, draws=2)
+    assert set(found.mean["city"]) == {"lima"}
+    assert found.std.max() < 1e-6
+    assert found.draws is not None
+    assert not found.draws[..., 1].any()
