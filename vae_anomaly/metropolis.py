@@ -8,7 +8,6 @@ sampling, which is only near that distribution but gets there fast: the warm-up.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -173,7 +172,8 @@ def _log_averages(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of the columns that are logarithms, shapes (B, P), (B, P) and (C, B, P)."""
     count = means.shape[0]
-    equal = torch.full_like(chains.averaged, -math.log(count)).expand(count, -1)
+    # By torch's logarithm: of a number of chains left open a graph takes any other in float32.
+    equal = torch.log(torch.ones_like(chains.averaged) / count).expand(count, -1)
     # Log shares of the steps before and of this one.
     before = torch.log(chains.averaged.clamp_min(1e-300))
     shares = torch.stack([before, torch.zeros_like(before)]) - torch.log(chains.averaged + 1)
