@@ -36,6 +36,7 @@ NEEDS_TORCH = {
     "imputation",
     "imputer_fitting",
     "likelihoods",
+    "log_columns",
     "metropolis",
     "missing",
     "mixed",

@@ -7,10 +7,15 @@ import pytest
 from benchmarks.harness import RESULTS
 from benchmarks.missed import REASONS, Target, best_peer, missed_targets
 from benchmarks.report import PAGE, page, read
+from benchmarks.skewed import table
 
 
 def test_the_page_is_what_the_results_say() -> None:
     assert PAGE.read_text() == page(read(RESULTS))
+
+
+def test_the_table_of_skewed_columns_is_what_the_results_say() -> None:
+    assert table(read(RESULTS)["skewed"]) in (PAGE.parent / "tables.md").read_text()
 
 
 def of_two(most: bool) -> Target:

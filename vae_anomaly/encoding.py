@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae_anomaly.columns import Column, feature_starts, group_columns
 from vae_anomaly.exceptions import DataError
+from vae_anomaly.log_columns import TINY, LogAverages, log_range
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema, TableSchema
 
 # Standardised units beyond which a table's cell is clipped: far outside any training range, and
@@ -53,6 +54,8 @@ class ImageEncoding(nn.Module):
     low, high : float
         The likelihood's range: 0 and 1, or -1 and 1 for a tanh output.
     """
+
+    logs: LogAverages | None = None
 
     def __init__(self, schema: ImageSchema, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
@@ -99,6 +102,8 @@ class TableEncoding(nn.Module):
         is decoded is the constant.
     """
 
+    logs: LogAverages | None = None
+
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.mean: Tensor
@@ -142,6 +147,9 @@ class TableEncoding(nn.Module):
 class MixedEncoding(nn.Module):
     """Columns of several kinds: numbers standardised, 0 and 1 for a binary one, one-hot classes.
 
+    Of a positive column the logarithm is standardised. It keeps to the range of training widened by ten
+    standard deviations, both ways; a value beyond, and what is not above 0, counts as clipped.
+
     What comes back keeps to the kind: whole numbers, one of a binary column's two values, the code
     of the most probable class, and a column's bounds.
 
@@ -149,7 +157,12 @@ class MixedEncoding(nn.Module):
     ----------
     columns : sequence of Column
     numbers : TableEncoding
-        Of the columns that are one number in model space, in their order.
+        Of the columns that are one number in model space, in their order; of logarithms where positive.
+
+    Attributes
+    ----------
+    logs : LogAverages or None
+        How positive columns are averaged over draws, where there are any.
     """
 
     single: Tensor
@@ -161,8 +174,12 @@ class MixedEncoding(nn.Module):
     column_order: Tensor
     whole: Tensor
     truth: Tensor
+    positive: Tensor
+    least: Tensor
+    most: Tensor
     lower: Tensor
     upper: Tensor
+    logs: LogAverages | None
 
     def __init__(self, columns: Sequence[Column], numbers: TableEncoding) -> None:
         super().__init__()
@@ -190,9 +207,25 @@ class MixedEncoding(nn.Module):
         kinds = [columns[i].kind for i in single]
         self._keep("whole", [kind == "integer" for kind in kinds])
         self._keep("truth", [kind == "binary" for kind in kinds])
+        self._keep_logs(
+            [columns[i] for i in single], [starts[i] for i in single], sum(c.features for c in columns)
+        )
         ends = [(columns[i].lower, columns[i].upper) for i in single]
         self._keep("lower", [-math.inf if low is None else low for low, _ in ends], torch.float64)
         self._keep("upper", [math.inf if high is None else high for _, high in ends], torch.float64)
+
+    def _keep_logs(self, columns: Sequence[Column], starts: Sequence[int], features: int) -> None:
+        """What positive columns need; the ranges of all others are infinite."""
+        mean, scale = self.numbers.mean, self.numbers.scale
+        own = [i for i, column in enumerate(columns) if column.kind == "positive"]
+        ends = [(-math.inf, math.inf)] * len(columns)
+        for i in own:
+            ends[i] = log_range(columns[i], float(mean[i]), float(scale[i]))
+        self._keep("positive", [column.kind == "positive" for column in columns])
+        self._keep("least", [low for low, _ in ends], torch.float64)
+        self._keep("most", [high for _, high in ends], torch.float64)
+        positive, places = [columns[i] for i in own], [starts[i] for i in own]
+        self.logs = LogAverages(positive, places, features, mean[own], scale[own]) if own else None
 
     def _keep(self, name: str, values: Sequence[float], dtype: torch.dtype | None = None) -> None:
         kind = dtype or (torch.bool if values and isinstance(values[0], bool) else torch.int64)
@@ -210,7 +243,9 @@ class MixedEncoding(nn.Module):
         _refuse_empty(samples, schema)
         columns = schema.columns
         single = [i for i, column in enumerate(columns) if not column.classes]
-        rows = Samples(samples.values[:, single], samples.observed[:, single])
+        rows = Samples(
+            _logged(samples.values[:, single], [columns[i] for i in single]), samples.observed[:, single]
+        )
         numbers = TableEncoding.fit(rows, TableSchema(tuple(columns[i] for i in single)), scaling)
         for place, column in enumerate(columns[i] for i in single):
             if column.kind == "binary":
@@ -222,14 +257,15 @@ class MixedEncoding(nn.Module):
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
         """Read raw rows (B, D), float64, with their mask."""
         observed = observed & ~torch.isnan(x)
-        own = x.index_select(1, self.single)
-        numbers = self.numbers(own, observed.index_select(1, self.single))
+        own, seen = x.index_select(1, self.single), observed.index_select(1, self.single)
+        own, outside = self._read_positive(own, seen)
+        numbers = self.numbers(own, seen)
         truths = numbers.x.clamp(0.0, 1.0).round()
         units = torch.where(self.truth, truths, numbers.x)
         # A number that is no class: the schema calls it missing, here it scores as if it were certain.
         hot = x.index_select(1, self.classes).index_select(1, self.owner) == self.level
         hot = hot & observed.index_select(1, self.classes).index_select(1, self.owner)
-        clipped = numbers.clipped + (self.truth & (truths != numbers.x)).long().sum(dim=1)
+        clipped = numbers.clipped + outside + (self.truth & (truths != numbers.x)).long().sum(dim=1)
         features = torch.cat([units, hot.float()], dim=1).index_select(1, self.feature_order)
         return Encoded(features, observed, clipped)
 
@@ -238,6 +274,8 @@ class MixedEncoding(nn.Module):
         units = y.index_select(-1, self.single_features)
         units = torch.where(self.truth, units.clamp(0.0, 1.0).round(), units)
         raw: Tensor = self.numbers.decode(units)
+        if self.logs is not None:
+            raw = torch.where(self.positive, self._exp(raw), raw)
         raw = torch.where(self.whole, raw.round(), raw)
         raw = torch.minimum(torch.maximum(raw, self.lower), self.upper)
         found = []
@@ -247,11 +285,32 @@ class MixedEncoding(nn.Module):
         return torch.cat([raw, *found], dim=-1).index_select(-1, self.column_order)
 
     def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
-        """Standard deviations in raw units; for classes the probability of all but the most probable."""
+        """Standard deviations in raw units; for classes the probability of all but the most probable.
+
+        Of a positive column that times the mean: exact for the averages of `LogAverages`, whose deviation
+        is one relative to the mean.
+        """
         own = deviation.index_select(-1, self.single_features)
         doubts = [1.0 - p.amax(dim=-1).clamp(0.0, 1.0).double() for p in self._groups(mean)]
         spread = self.numbers.decode_scale(own, mean)
+        if self.logs is not None:
+            raw = self.numbers.decode(mean.index_select(-1, self.single_features))
+            spread = torch.where(self.positive, spread * self._exp(raw), spread)
         return torch.cat([spread, *doubts], dim=-1).index_select(-1, self.column_order)
+
+    def _read_positive(self, own: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of positive columns, and how many cells of a row lie outside their range."""
+        if self.logs is None:
+            return own, torch.zeros_like(own[:, 0], dtype=torch.int64)
+        logs = torch.where(self.positive, torch.log(own.clamp_min(TINY)), own)
+        inside = torch.minimum(torch.maximum(logs, self.least), self.most)
+        outside = observed & self.positive & (inside != logs)
+        return torch.where(self.positive, inside, own), outside.long().sum(dim=1)
+
+    def _exp(self, logs: Tensor) -> Tensor:
+        """Values of logarithms, within their range; 1 where the column is none."""
+        inside = torch.minimum(torch.maximum(logs, self.least), self.most)
+        return torch.exp(torch.where(self.positive, inside, 0.0))
 
     def _groups(self, y: Tensor) -> list[Tensor]:
         """Classes of the columns that have equally many, (..., n, C) each."""
@@ -279,6 +338,12 @@ def _refuse_empty(samples: Samples, schema: TableSchema) -> None:
     empty = [name for name, some in zip(schema.names, seen, strict=True) if not some]
     if empty:
         raise DataError(f"training column {empty[0]!r} has no value in any row; leave it out")
+
+
+def _logged(values: np.ndarray, columns: Sequence[Column]) -> np.ndarray:
+    """Values with the logarithm in place of those of positive columns."""
+    positive = np.array([column.kind == "positive" for column in columns], dtype=np.bool_)
+    return np.where(positive, np.log(np.where(positive, np.maximum(values, TINY), 1.0)), values)
 
 
 def _inverse(places: list[int]) -> list[int]:

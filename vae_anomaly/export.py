@@ -266,6 +266,10 @@ def synthetic(schema: Schema, rows: int, seed: int) -> Samples:
         for place, column in enumerate(schema.columns):
             if column.categories:
                 values[:, place] = rng.choice(column.numbers, rows)
+            elif column.kind == "positive" and low[place] > 0:
+                ends = np.log(low[place]), np.log(high[place])
+                values[3:, place] = np.exp(ends[0] + (ends[1] - ends[0]) * rng.uniform(-0.5, 1.5, rows - 3))
+                values[3, place] = 0.0
     observed = np.ones(values.shape, dtype=np.bool_)
     observed[rows // 2 :] = rng.random(values[rows // 2 :].shape) < 0.6
     observed[-1] = False

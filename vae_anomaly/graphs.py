@@ -109,7 +109,8 @@ class ExplainGraph(EntryPoint):
     """x, observed -> reconstruction in raw units, contribution of each element to `recon`, expected range.
 
     The range is 1.96 standard deviations of p(x | z = mu) to both sides of the mean, in raw units: the
-    central 95 % of a Gaussian.
+    central 95 % of a Gaussian. Of a positive column all three are exp of those of its logarithm: the
+    reconstruction is the median.
     """
 
     outputs = ("reconstruction", "contributions", "low", "high")
@@ -165,7 +166,7 @@ class ImputeGraph(EntryPoint):
     def forward(self, x: Tensor, observed: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """See `imputation.update`; ``rest`` is the fields of `Noise`, then those of `State`."""
         noise, state = Noise(*rest[:3]), State(*rest[3:])
-        after = update(self.model, self.encoded(x, observed), noise, state)
+        after = update(self.model, self.encoded(x, observed), noise, state, self.encoding.logs)
         mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.drawn)
         std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt(), after.mean)
         return (*after, mean, std, drawn, effective_sample_size(after))
@@ -188,7 +189,8 @@ class StepGraph(EntryPoint):
     def forward(self, x: Tensor, observed: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """See `metropolis.step`; ``rest`` is the fields of `StepNoise`, then those of `Chains`."""
         encoded = self.encoded(x, observed)
-        after, ratio = metropolis.step(self.model, encoded, StepNoise(*rest[:3]), Chains(*rest[3:]))
+        noise, chains = StepNoise(*rest[:3]), Chains(*rest[3:])
+        after, ratio = metropolis.step(self.model, encoded, noise, chains, self.encoding.logs)
         mean, drawn = self.encoding.decode(after.mean), self.encoding.decode(after.completed)
         std = self.encoding.decode_scale(after.variance.clamp_min(0.0).sqrt(), after.mean)
         size = metropolis.effective_sample_size(after, self.model.likelihood.widened(encoded.observed))

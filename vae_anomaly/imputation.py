@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.encoding import Encoded
+from vae_anomaly.log_columns import LogAverages
 from vae_anomaly.vae import VAE, log_prior_ratio, reparameterise
 
 
@@ -26,9 +27,9 @@ class State(NamedTuple):
     log_squares : float64 Tensor, shape (B,)
         log sum_k w_k^2, for the effective sample size.
     mean : Tensor, shape (B, D)
-        sum_k r_k E[x | z_k].
+        sum_k r_k E[x | z_k]; of a positive column the averages of `log_columns`.
     variance : Tensor, shape (B, D)
-        sum_k r_k (Var[x | z_k] + (E[x | z_k] - mean)^2).
+        sum_k r_k (Var[x | z_k] + (E[x | z_k] - mean)^2); likewise.
     best : float64 Tensor, shape (M, B)
         Largest perturbed log-weight so far, per draw.
     drawn : Tensor, shape (M, B, D)
@@ -61,8 +62,10 @@ class Noise(NamedTuple):
     element: Tensor
 
 
-def update(model: VAE, encoded: Encoded, noise: Noise, state: State) -> State:
-    """Add one chunk of K draws to a running state.
+def update(
+    model: VAE, encoded: Encoded, noise: Noise, state: State, logs: LogAverages | None = None
+) -> State:
+    """Add one chunk of K draws to a running state; ``logs`` averages columns that are logarithms.
 
     References
     ----------
@@ -78,15 +81,23 @@ def update(model: VAE, encoded: Encoded, noise: Noise, state: State) -> State:
     log_weights = log_likelihood + log_prior_ratio(posterior, z, noise.latent)
     chunk, weights = _normalise(log_weights)
     squares, _ = _normalise(2 * log_weights)
-    mean, variance = _moments(model, raw, weights)
+    means, variances = model.expected(raw)
+    mean, variance = _moments(means, variances, weights)
     total = _log_add(state.log_total, chunk)
     share = torch.exp(chunk - total).to(mean.dtype)[:, None]
     step = mean - state.mean
+    next_mean = state.mean + share * step
+    next_variance = (1 - share) * state.variance + share * variance + share * (1 - share) * step**2
+    if logs is not None:
+        own = logs.averaged(log_weights - chunk, means, variances)
+        shares = torch.stack([state.log_total - total, chunk - total])
+        mean, variance = logs.merged(shares, state.mean, state.variance, own)
+        next_mean, next_variance = logs.put(next_mean, mean), logs.put(next_variance, variance)
     return State(
         total,
         _log_add(state.log_squares, squares),
-        state.mean + share * step,
-        (1 - share) * state.variance + share * variance + share * (1 - share) * step**2,
+        next_mean,
+        next_variance,
         *_draw(model, raw, log_weights, noise, state),
     )
 
@@ -113,9 +124,8 @@ def _log_add(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b) + torch.log(1 + torch.exp(-(a - b).abs()))
 
 
-def _moments(model: VAE, raw: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(means: Tensor, variances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and variance over the chunk's draws, shape (B, D)."""
-    means, variances = model.expected(raw)
     share = weights.to(means.dtype)[:, :, None]
     mean = (share * means).sum(dim=0)
     spread = variances + (means - mean) ** 2

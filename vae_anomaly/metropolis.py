@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.likelihoods import observed_log_prob, sum_elements
+from vae_anomaly.log_columns import LogAverages
 from vae_anomaly.networks import Posterior
 from vae_anomaly.vae import VAE, log_prior_ratio, reparameterise
 
@@ -30,7 +31,7 @@ class Chains(NamedTuple):
     averaged : float64 Tensor, shape (B,)
         Steps averaged so far; 0 starts the averages anew.
     mean : Tensor, shape (B, F)
-        Average of E[x | z] over steps and chains.
+        Average of E[x | z] over steps and chains; of a positive column the averages of `log_columns`.
     variance : Tensor, shape (B, F)
         Average of Var[x | z] + (E[x | z] - mean)^2.
     chain_mean : Tensor, shape (C, B, F)
@@ -70,8 +71,10 @@ class Ratio(NamedTuple):
     current: Tensor
 
 
-def step(model: VAE, encoded: Encoded, noise: StepNoise, chains: Chains) -> tuple[Chains, Ratio]:
-    """One step of every chain.
+def step(
+    model: VAE, encoded: Encoded, noise: StepNoise, chains: Chains, logs: LogAverages | None = None
+) -> tuple[Chains, Ratio]:
+    """One step of every chain; ``logs`` averages columns that are logarithms.
 
     .. math:: \\log a = [\\log p(x, z') - \\log q(z' \\mid x)] - [\\log p(x, z) - \\log q(z \\mid x)]
 
@@ -97,7 +100,7 @@ def step(model: VAE, encoded: Encoded, noise: StepNoise, chains: Chains) -> tupl
     accepted = (noise.log_uniform < ratio.proposed - ratio.current)[:, :, None]
     z, raw = torch.where(accepted, proposal, chains.z), torch.where(accepted, raw, raw_before)
     drawn = torch.where(present, encoded.x, model.likelihood.sample(raw, noise.element))
-    return Chains(drawn, z, chains.averaged + 1, *_averages(model, raw, chains)), ratio
+    return Chains(drawn, z, chains.averaged + 1, *_averages(model, raw, chains, logs)), ratio
 
 
 def effective_sample_size(chains: Chains, observed: Tensor) -> Tensor:
@@ -143,7 +146,9 @@ def _log_ratio(
     return likelihood + log_prior_ratio(posterior, z, noise).double()
 
 
-def _averages(model: VAE, raw: Tensor, chains: Chains) -> tuple[Tensor, Tensor, Tensor]:
+def _averages(
+    model: VAE, raw: Tensor, chains: Chains, logs: LogAverages | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and chain means with one more step of every chain."""
     means, variances = model.likelihood.mean(raw), model.likelihood.variance(raw)
     count = means.shape[0]
@@ -151,8 +156,29 @@ def _averages(model: VAE, raw: Tensor, chains: Chains) -> tuple[Tensor, Tensor, 
     variance = (variances + (means - mean) ** 2).sum(dim=0) / count
     share = (1 / (chains.averaged + 1)).to(mean.dtype)[:, None]
     change = mean - chains.mean
-    return (
+    found = (
         chains.mean + share * change,
         (1 - share) * chains.variance + share * variance + share * (1 - share) * change**2,
         chains.chain_mean + share * (means - chains.chain_mean),
     )
+    if logs is None:
+        return found
+    own = _log_averages(logs, means, variances, chains)
+    return logs.put(found[0], own[0]), logs.put(found[1], own[1]), logs.put(found[2], own[2])
+
+
+def _log_averages(
+    logs: LogAverages, means: Tensor, variances: Tensor, chains: Chains
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the columns that are logarithms, shapes (B, P), (B, P) and (C, B, P)."""
+    count = means.shape[0]
+    # By torch's logarithm: of a number of chains left open a graph takes any other in float32.
+    equal = torch.log(torch.ones_like(chains.averaged) / count).expand(count, -1)
+    # Log shares of the steps before and of this one.
+    before = torch.log(chains.averaged.clamp_min(1e-300))
+    shares = torch.stack([before, torch.zeros_like(before)]) - torch.log(chains.averaged + 1)
+    mean, variance = logs.merged(shares, chains.mean, chains.variance, logs.averaged(equal, means, variances))
+    chain_mean, _ = logs.merged(
+        shares[:, None], chains.chain_mean, torch.zeros_like(means), logs.given_z(means, variances)
+    )
+    return mean, variance, chain_mean

@@ -15,7 +15,7 @@ from vae_anomaly import calibration
 from vae_anomaly.batches import Backend, Feeds
 from vae_anomaly.bundle import GRAPHS, Manifest, SealedBundle
 from vae_anomaly.exceptions import BundleError, CalibrationError
-from vae_anomaly.schema import Array, ImageSchema
+from vae_anomaly.schema import Array, ImageSchema, Mask
 
 SELF_TEST = "golden"
 TOLERANCES = ("scores", "columns", "ess", "cuda")
@@ -32,6 +32,10 @@ DIFFERENCES = ("typicality", "background_ratio")
 ENLARGED = ("lpath", "rapp", "latent_maha", "combined")
 # p (1 - p) of a probability that float32 rounds to 1.
 VARIANCE_ROUNDING = 2.0**-22
+# Outputs in raw units.
+RAW = ("reconstruction", "low", "high", "mean_raw", "std_raw")
+# The smallest normal number.
+TINY = 2.0**-1022
 
 
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:
@@ -181,7 +185,8 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
     Scores: 1e-5 of the larger of the value and the batch's median, and of a floor: 1 nat, or 0.1
     nat per element where elements are summed, for terms that cancel; 100 for `lpath`, `rapp`,
     `latent_maha` and `combined`, which enlarge small differences. Raw units: 1e-5 of the column's range,
-    or of the distance to it, and one step where decoding rounds: see `_jumps`.
+    or of the distance to it, and one step where decoding rounds: see `_jumps`; of a positive column its
+    logarithm may differ by so much.
     Contributions, the terms of a score: 1e-5 of their sum in the row, of the column's largest and of
     one nat, whichever is most; acceptance ratios like scores. Latents: 1e-5 of the column's largest,
     at least of a tenth of all columns'. Effective sample sizes: 1e-4. What is weighted by
@@ -200,7 +205,7 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
         return np.asarray(tolerances["scores"] * np.maximum(size, _score_floor("iw_nll", manifest)))
     if name == "ess":
         return np.asarray(size * (tolerances["ess"] + 2 * _weight_error(outputs, manifest)))
-    if name in ("reconstruction", "low", "high", "mean_raw", "std_raw"):
+    if name in RAW:
         return _raw_tolerance(name, values, outputs, manifest)
     largest = size.max(axis=0, initial=0.0)
     if name == "contributions":
@@ -211,18 +216,52 @@ def tolerance_of(name: str, outputs: Feeds, manifest: Manifest) -> Array:
 
 
 def _raw_tolerance(name: str, values: Array, outputs: Feeds, manifest: Manifest) -> Array:
-    low, span = raw_range(manifest)
-    columns, jumps = manifest.tolerances["columns"], _jumps(manifest)
+    finite = {key: _finite(outputs[key]) for key in RAW if key in outputs}
+    allowed = _range_tolerance(name, finite, outputs, manifest, *raw_range(manifest))
+    positive = _positive(manifest)
+    if not positive.any():
+        return allowed
+    logs, scale = {key: _log(found, positive) for key, found in finite.items()}, np.abs(values)
+    if "std_raw" in finite:
+        scale = np.where(positive, finite["mean_raw"], 1.0)
+        logs["std_raw"] = finite["std_raw"] / np.maximum(scale, TINY)
+    own = _range_tolerance(name, logs, outputs, manifest, *_log_range(manifest))
+    if name == "std_raw":
+        # What the mean may differ by, the spread goes along with.
+        own = own + logs[name] * _range_tolerance("mean_raw", logs, outputs, manifest, *_log_range(manifest))
+    return np.where(positive, np.maximum(scale, TINY) * own, allowed)
+
+
+def _log(values: Array, positive: Mask) -> Array:
+    return np.asarray(np.log(np.where(positive, np.maximum(values, TINY), 1.0)))
+
+
+def _log_range(manifest: Manifest) -> tuple[Array, Array]:
+    """Lowest logarithm and its range of each positive column; 0 and 1 for every other."""
+    positive = _positive(manifest)
+    columns = () if isinstance(manifest.schema, ImageSchema) else manifest.schema.columns
+    low, high = (
+        _log(np.array(end, dtype=np.float64), positive)
+        for end in ([column.low or 1.0 for column in columns], [column.high or 1.0 for column in columns])
+    )
+    return low, np.where(high > low, high - low, 1.0)
+
+
+def _range_tolerance(
+    name: str, finite: Feeds, outputs: Feeds, manifest: Manifest, low: Array, span: Array
+) -> Array:
+    """What an output in raw units, or in their logarithms, may differ by in columns of such a range."""
+    columns, jumps, values = manifest.tolerances["columns"], _jumps(manifest), finite[name]
     if name == "reconstruction":
         return np.asarray(columns * np.maximum(span, np.abs(values - low)) + jumps)
     if name in ("low", "high"):
-        reach = np.abs(values - _finite(outputs["reconstruction"]))
+        reach = np.abs(values - finite["reconstruction"])
         return np.asarray(
             columns * np.maximum(span, np.abs(values - low)) + jumps + 2 * _root_rounding(reach / 2, span)
         )
     error = _weight_error(outputs, manifest).reshape(-1, *[1] * (values.ndim - 1))
     if name == "mean_raw":
-        spread = _finite(outputs["std_raw"])
+        spread = finite["std_raw"]
         return np.asarray(columns * np.maximum(span, np.abs(values - low)) + error * spread + jumps)
     return np.asarray(columns * np.maximum(span, values) + error * values + _root_rounding(values, span))
 
@@ -244,6 +283,13 @@ def _jumps(manifest: Manifest) -> Array:
     kinds = [column.kind for column in schema.columns]
     whole = np.array([kind == "integer" for kind in kinds], dtype=np.float64)
     return np.where([kind in ("binary", "categorical", "ordinal") for kind in kinds], span, whole)
+
+
+def _positive(manifest: Manifest) -> Mask:
+    """Which columns are logarithms in model space."""
+    schema = manifest.schema
+    columns = () if isinstance(schema, ImageSchema) else schema.columns
+    return np.array([column.kind == "positive" for column in columns], dtype=np.bool_)
 
 
 def _score_floor(name: str, manifest: Manifest) -> float:

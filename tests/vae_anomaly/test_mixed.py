@@ -267,7 +267,9 @@ def test_a_mixed_model_without_masks_imputes_by_metropolis_steps(tmp_path: Path)
     assert choices.training is not None
     choices = replace(choices, training=replace(choices.training, random_mask=0.0))
     complete = mixed_rows(gaps=0.0)
-    imputer = VAEImputer(settings=choices, device="cpu", random_state=0).fit(complete)
+    imputer = VAEImputer(settings=choices, kinds={"price": "positive"}, device="cpu", random_state=0).fit(
+        complete
+    )
     imputer.export(tmp_path / "bundle")
     rows = mixed_rows(200, seed=7, gaps=0.0)
     hidden, odd, given = rows.copy(), np.arange(200) % 2 == 1, ["real", "count"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,13 @@ KINDS = replace(
         )
     ),
 )
+E = math.e
+POSITIVE = replace(
+    TABLE,
+    schema=TableSchema(
+        (Column("p", "positive", 1.0, E**10, lower=0.0), Column("c", "positive", 7.0, 7.0, lower=0.0))
+    ),
+)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -74,6 +82,31 @@ def outputs(**values: Any) -> dict[str, Any]:
             {"reconstruction": [[4.0, 1.0, 7.0, 2.0]]},
             "reconstruction",
             [[1e-4, 1.0001, 6.00006, 1.00002]],
+        ),
+        # A positive column by its logarithm, whose range is 10 here, and 1 in a constant column.
+        (
+            POSITIVE,
+            {"reconstruction": [[E**5, 7.0], [E**20, 7.0]]},
+            "reconstruction",
+            [[1e-4 * E**5, 7e-5], [2e-4 * E**20, 7e-5]],
+        ),
+        (
+            POSITIVE,
+            {"reconstruction": [[E**5, 7.0]], "high": [[E**9, 7.0]]},
+            "high",
+            [[(1e-4 + 2 * 2.0**-22 * 10 * 10 / 2) * E**9, (1e-5 + 2.0**-10) * 7]],
+        ),
+        (
+            POSITIVE,
+            {"mean_raw": [[E**2, 7.0]], "std_raw": [[3 * E**2, 0.0]], "next_log_total": [10.0]},
+            "mean_raw",
+            [[(1e-4 + 3e-4) * E**2, 7e-5]],
+        ),
+        (
+            POSITIVE,
+            {"mean_raw": [[E**2, 7.0]], "std_raw": [[3 * E**2, 0.0]], "next_log_total": [10.0]},
+            "std_raw",
+            [[(1e-4 + 3e-4 + 2.0**-22 * 100 / 3 + 3 * (1e-4 + 3e-4)) * E**2, (1e-5 + 2.0**-11) * 7]],
         ),
         # The distance to a mean is as exact as the bound itself.
         (
