@@ -91,6 +91,12 @@ def nothing_observed(samples: Samples) -> Mask:
     return np.logical_not(samples.observed.any(axis=_elements(samples)))
 
 
+def take(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:
+    """Some rows of samples, in ascending order."""
+    index = np.sort(rows)
+    return Samples(samples.values[index], samples.observed[index])
+
+
 def with_something(samples: Samples) -> Samples:
     """The rows of which something is observed: of others nothing strange can be known."""
     kept = ~nothing_observed(samples)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vae_anomaly.batches import take
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.fitting import take
 from vae_anomaly.schema import Array, Samples
 
 if TYPE_CHECKING:

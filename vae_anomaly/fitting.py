@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
+from vae_anomaly.batches import take
 from vae_anomaly.budget import within_budget
 from vae_anomaly.encoding import Encoding, fit_encoding
 from vae_anomaly.exceptions import DataError
@@ -249,9 +250,3 @@ def covering(train: Rows, others: Rows, samples: Samples) -> tuple[Rows, Rows]:
         if len(others) > 1 and len(known) and not observed[train, column].any():
             train, others = np.append(train, known[0]), others[others != known[0]]
     return train, others
-
-
-def take(samples: Samples, rows: Rows) -> Samples:
-    """Some rows of samples, in ascending order."""
-    index = np.sort(rows)
-    return Samples(samples.values[index], samples.observed[index])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from vae_anomaly.assembly import Parts
+from vae_anomaly.batches import take
 from vae_anomaly.budget import within_budget
 from vae_anomaly.fitting import (
     Fit,
@@ -17,7 +18,6 @@ from vae_anomaly.fitting import (
     recommended_model,
     recommended_training,
     split_parts,
-    take,
 )
 from vae_anomaly.masks import mcar
 from vae_anomaly.objectives import ObjectiveConfig
