@@ -43,7 +43,7 @@ def explain_file(
                             ``reason`` (which score decided, and how strange each is), ``p_value``,
                             ``place``, ``column``, ``value``, ``expected``, ``low``, ``high``,
                             ``contribution`` in nats, ``share`` of `recon`; ``value`` and ``expected``
-                            are text where the table has categories
+                            are text where the table has categories or booleans
     images                  folder of PNG, the relative name of the image or the number of the row;
                             white is the pixel that contributes most in that image
     ======================  ======================================================================
@@ -80,7 +80,7 @@ class _Columns:
     def __init__(self, claim: Claim, source: Source, schema: TableSchema, top: int) -> None:
         fields = [pa.field(source.id_name, source.id_type), pa.field("reason", pa.string())]
         fields += [pa.field("p_value", pa.float64()), pa.field("place", pa.int64())]
-        self._text = any(column.categories for column in schema.columns)
+        self._text = any(column.categories or column.truths for column in schema.columns)
         kinds = {name: pa.string() if self._text and name in CELLS else pa.float64() for name in RANKED}
         fields += [pa.field("column", pa.string()), *(pa.field(*kind) for kind in kinds.items())]
         self._schema, self._top = output_schema([field.remove_metadata() for field in fields]), top

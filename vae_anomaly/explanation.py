@@ -101,16 +101,18 @@ def ranked_columns(
     DataFrame
         ``row`` (or the index given), ``place`` (from 1), ``column``, ``value``, ``expected``, ``low``,
         ``high``, ``contribution`` in nats and its ``share`` of `recon`. Missing cells are left out.
-        Categories are named, and have no range.
+        Categories and booleans are themselves, and have no range.
     """
     if not isinstance(schema, TableSchema):
         raise TypeError("only the columns of a table can be ranked; an image has `heatmaps`")
     labels = range(len(explanation.recon)) if index is None else index
     lines: list[dict[str, Any]] = []
-    named = {
-        i: dict(zip(column.numbers.tolist(), column.categories, strict=True))
+    named: dict[int, dict[float, Category]] = {
+        i: {0.0: False, 1.0: True}
+        if column.truths
+        else dict(zip(column.numbers.tolist(), column.categories, strict=True))
         for i, column in enumerate(schema.columns)
-        if column.categories
+        if column.truths or column.categories
     }
     for row, label in enumerate(labels):
         parts = explanation.contributions[row].astype(np.float64)
