@@ -242,8 +242,8 @@ REASONS = (
         "With half an image hidden the posterior is wide, and few of its draws weigh anything; ten "
         "thousand training images hold a neighbour that is as good a guess. Helped: rows judged by "
         "what a random mask took, more latents, more masks, four times the training (the last doubling "
-        "took 3 to 10 % off). Little or no gain: rectangles that span the image among the masks, weights that "
-        "are tempered. Next: a wider decoder, and a share of the training under the mask that is asked about.",
+        "took 3 to 10 % off). Little or no gain: rectangles that span the image among the masks, weights "
+        "that are tempered. Next: a wider decoder, and a part of the training under the mask asked about.",
         tuple(
             Target(
                 f"{name}: MSE, against 80 % of the best peer's",
