@@ -242,9 +242,9 @@ def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibratio
 
 def covering(train: Rows, others: Rows, samples: Samples) -> tuple[Rows, Rows]:
     """Both, with a row moved to training for every column that has its values among the others only."""
-    observed = samples.observed.reshape(len(samples.observed), -1)
-    if observed.all():
+    if samples.observed.all():
         return train, others
+    observed = samples.observed.reshape(len(samples.observed), -1)
     for column in np.flatnonzero(~observed[train].any(axis=0)):
         known = others[observed[others, column]]
         if len(others) > 1 and len(known) and not observed[train, column].any():
