@@ -24,6 +24,7 @@ ALLOWED = {
 # Rooms of `vae_anomaly` that train and export; every other one is loaded to run a bundle.
 NEEDS_TORCH = {
     "assembly",
+    "base_estimator",
     "budget",
     "checkpoints",
     "devices",

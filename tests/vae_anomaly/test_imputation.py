@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 from linear_gaussian import ALL_MASKS, D, L, conditional, linear_gaussian, rows_under_every_mask
-from torch import Tensor, nn
+from looked_up import Choice, Prior
+from torch import Tensor
 
 from vae_anomaly.encoding import Encoded, TableEncoding
 from vae_anomaly.imputation import Noise, State, effective_sample_size, update
 from vae_anomaly.imputing import fresh_state
 from vae_anomaly.likelihoods import Bernoulli, Gaussian, Likelihood
-from vae_anomaly.networks import Posterior
 from vae_anomaly.scores import noise_bank
 from vae_anomaly.vae import VAE
 
@@ -41,24 +41,6 @@ def run(model: VAE, encoded: Encoded, noise: Noise, cuts: list[int]) -> State:
         chunk = Noise(noise.latent[low:high], noise.gumbel[:, low:high], noise.element)
         state = update(model, encoded, chunk, state)
     return state
-
-
-class Choice(nn.Module):
-    """A decoder that looks up prepared outputs: z = k decodes to row k."""
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = table
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.table[z[..., 0].long()]
-
-
-class Prior(nn.Module):
-    """q(z | x) = p(z)."""
-
-    def forward(self, x: Tensor, observed: Tensor) -> Posterior:
-        return Posterior(torch.zeros(len(x), 1, dtype=x.dtype), torch.zeros(len(x), 1, dtype=x.dtype))
 
 
 def chosen(table: Tensor, likelihood: Likelihood) -> VAE:

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
 
-from tests.vae_anomaly.linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
 from vae_anomaly.assembly import Parts
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import Settings, make_trainer, split_parts

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from looked_up import Choice, Prior
 from sample_models import TABLE_MODEL, settings
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_anomaly import VAEDetector, load_bundle
 from vae_anomaly.columns import Column
@@ -23,7 +24,6 @@ from vae_anomaly.imputing import fresh_state
 from vae_anomaly.likelihoods import Gaussian
 from vae_anomaly.log_columns import LOG_LIMIT, LogAverages, exp_less_one, log_range
 from vae_anomaly.metropolis import Chains, StepNoise, step
-from vae_anomaly.networks import Posterior
 from vae_anomaly.runtime import Bundle
 from vae_anomaly.schema import TableSchema, infer_schema
 from vae_anomaly.vae import VAE
@@ -142,24 +142,6 @@ def test_a_wide_spread_does_not_carry_the_mean_beyond_training(
     mean, spread = logs.given_z(torch.tensor([0.0, mu, 0.0]), torch.tensor([0.0, sigma**2, 0.0]))
     assert spread.item() == pytest.approx(math.expm1(variance), rel=1e-6)
     assert mean.item() == pytest.approx(min(S * mu, 22.0) + variance / 2, rel=1e-6)
-
-
-class Choice(nn.Module):
-    """z = k decodes to row k."""
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = table
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.table[z[..., 0].long()]
-
-
-class Prior(nn.Module):
-    """q(z | x) = p(z)."""
-
-    def forward(self, x: Tensor, observed: Tensor) -> Posterior:
-        return Posterior(torch.zeros(len(x), 1, dtype=x.dtype), torch.zeros(len(x), 1, dtype=x.dtype))
 
 
 LOCATIONS = torch.tensor([[0.0, -1.0, 2.0], [0.5, 0.3, 1.0], [1.0, 2.0, 0.0]], dtype=DOUBLE)
