@@ -153,12 +153,19 @@ class Answers:
         """
         rate = self._check_rates(false_alarm_rate, fdr)
         samples = self.schema.read(x, observed)
-        if fdr is None and (beyond := self.tables.beyond(rate, missing_share(samples))):
+        missing = missing_share(samples)
+        if fdr is None and (beyond := self.tables.beyond(rate, missing)):
             log.warning(
                 "%d rows with gaps are judged by too few calibration rows for a false alarm rate of %g: "
                 "none of them can be an outlier",
                 beyond,
                 rate,
+            )
+        if fuller := self.tables.fuller(missing):
+            log.warning(
+                "%d rows miss less than nearly all of the calibration rows that judge them: "
+                "their p-values may be too small; recalibrate with rows like them",
+                fuller,
             )
         out = self.judged(samples)
         p_value = out["p_value"]

@@ -261,9 +261,9 @@ def _manifest(
     default: str,
     about: dict[str, Any],
 ) -> Manifest:
-    """What a bundle says of itself; warns of a rate that is out of reach, and of constant columns."""
+    """What a bundle says of itself; warns of a rate that is out of reach, and of odd columns."""
     rate, warnings = _attainable(config.false_alarm_rate, about["provenance"]["rows_calibration"])
-    warnings += _constant(about["schema"])
+    warnings += _odd_columns(about["schema"], graphs["score"].encoding.wild)
     for warning in warnings:
         log.warning(warning)
     return Manifest(
@@ -315,12 +315,19 @@ def _attainable(rate: float, rows: int) -> tuple[float, tuple[str, ...]]:
     )
 
 
-def _constant(schema: Schema) -> tuple[str, ...]:
-    """Columns of one value: what they are imputed by, and far from which a row is strange."""
-    columns = schema.columns if isinstance(schema, TableSchema) else ()
-    names = [column.name for column in columns if column.low is not None and column.low == column.high]
+def _odd_columns(schema: Schema, wild: tuple[int, ...]) -> tuple[str, ...]:
+    """Columns of one value, far from which a row is strange, and those that are scaled robustly unasked."""
+    if not isinstance(schema, TableSchema):
+        return ()
+    constant = [column.name for column in schema.columns if column.low == column.high is not None]
+    far = "scaled by quartiles, for a few training values are far from all others"
+    found = {"constant in training": constant, far: [schema.names[i] for i in wild]}
+    return tuple(f"{what}: {_some(names)}" for what, names in found.items() if names)
+
+
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return (f"constant in training: {', '.join(names[:NAMED])}{more}",) if names else ()
+    return ", ".join(names[:NAMED]) + more
 
 
 def _subset(samples: Samples, latent: int, seed: int) -> Samples:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +24,11 @@ from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema, TableSchema
 TABLE_LIMIT = 1e4
 # Distance of a standard normal's quartiles.
 NORMAL_QUARTILES = 1.3489795
-# Share of the standard deviation that the spread of the middle half must have: with less, half of the
-# cells are all but one value, and the others would lie beyond the limit.
-ROBUST_AT_LEAST = 1e-6
+# Spreads of the middle half: a standard deviation that many times as large is made by what lies as far
+# from the median, if that is but a few cells.
+WILD = 10.0
+# Share of a column's cells that are a few, but one cell always is.
+FEW = 0.01
 
 
 class Encoded(NamedTuple):
@@ -64,6 +67,7 @@ class ImageEncoding(nn.Module):
         self.low = low
         self.scale = (high - low) / (schema.high - schema.low)
         self.dtype = torch.uint8 if schema.dtype == "uint8" else torch.float32
+        self.wild: tuple[int, ...] = ()
 
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
         """Read raw images (B, C, H, W) with their mask."""
@@ -100,12 +104,15 @@ class TableEncoding(nn.Module):
         Raw units. Of robust scaling the median, and the distance of the quartiles over 1.349, which is a
         normal's standard deviation. A scale of 0 is a constant column's: it is read as with 1, and what
         is decoded is the constant.
+    wild : tuple of int, optional
+        Columns that are scaled robustly unasked, for a few cells far from all others.
     """
 
     logs: LogAverages | None = None
 
-    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+    def __init__(self, mean: Tensor, scale: Tensor, wild: tuple[int, ...] = ()) -> None:
         super().__init__()
+        self.wild = wild
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", mean.double())
@@ -116,16 +123,21 @@ class TableEncoding(nn.Module):
     def fit(cls, samples: Samples, schema: TableSchema, scaling: str = "standard") -> TableEncoding:
         """Mean and standard deviation of the observed cells of each column, or their robust counterparts.
 
+        Those also where a few cells make the deviation: one 999 among values near 1 would leave all others
+        no room in which they could differ.
+
         Raises
         ------
         DataError
             If a column holds no value at all.
         """
         _refuse_empty(samples, schema)
-        mean, scale = _moments(samples.values, samples.observed)
+        mean, deviation = _moments(samples.values, samples.observed)
+        middle, spread, wild = _quartiles(samples.values, samples.observed, deviation)
         if scaling == "robust":
-            mean, scale = _quartiles(samples.values, samples.observed, scale)
-        return cls(torch.from_numpy(mean), torch.from_numpy(scale))
+            return cls(torch.from_numpy(middle), torch.from_numpy(spread))
+        mean, scale = np.where(wild, middle, mean), np.where(wild, spread, deviation)
+        return cls(torch.from_numpy(mean), torch.from_numpy(scale), tuple(np.flatnonzero(wild).tolist()))
 
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
         """Read raw rows (B, D), float64, with their mask."""
@@ -213,6 +225,7 @@ class MixedEncoding(nn.Module):
         ends = [(columns[i].lower, columns[i].upper) for i in single]
         self._keep("lower", [-math.inf if low is None else low for low, _ in ends], torch.float64)
         self._keep("upper", [math.inf if high is None else high for _, high in ends], torch.float64)
+        self.wild = tuple(single[i] for i in numbers.wild)
 
     def _keep_logs(self, columns: Sequence[Column], starts: Sequence[int], features: int) -> None:
         """What positive columns need; the ranges of all others are infinite."""
@@ -351,12 +364,28 @@ def _inverse(places: list[int]) -> list[int]:
     return [int(place) for place in np.argsort(places)]
 
 
-def _quartiles(values: np.ndarray, observed: Mask, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and spread of the middle half; the deviation where that half is all one value."""
+def _quartiles(
+    values: np.ndarray, observed: Mask, deviation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, npt.NDArray[np.bool_]]:
+    """Median, spread of the middle half, and whether a few cells alone make the deviation of a column.
+
+    The deviation in place of the spread where that half is but one value, or so narrow that more
+    than a few cells would lie beyond the limit.
+    """
     cells = np.where(observed, values, np.nan)
     low, middle, high = np.nanquantile(cells, (0.25, 0.5, 0.75), axis=0)
-    spread = (high - low) / NORMAL_QUARTILES
-    return middle, np.where(spread > ROBUST_AT_LEAST * deviation, spread, deviation)
+    spread = high / NORMAL_QUARTILES - low / NORMAL_QUARTILES
+    few = np.maximum(1, FEW * observed.sum(axis=0))
+
+    def only_few(spreads: float) -> npt.NDArray[np.bool_]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            beyond = np.abs(cells - middle) > spreads * spread
+        return np.asarray(beyond.sum(axis=0) <= few)
+
+    # Rounding of one value is no spread.
+    usable = (spread > 4 * np.finfo(np.float64).eps * np.abs(middle)) & only_few(TABLE_LIMIT)
+    wild = usable & only_few(WILD) & (deviation / WILD > spread)
+    return middle, np.where(usable, spread, deviation), wild
 
 
 def _moments(values: np.ndarray, observed: Mask) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ calibration rows are hidden at random until they miss as much as a bin says, and
 of its own bin. What that promises holds per bin, for rows whose values are missing completely at random, with
 shares spread over the bin as evenly as there.
 
-Torch-free; tables go into ``calibration.npz`` as ``gap_edges`` and ``gap<i>_score_<name>``.
+Torch-free; tables go into ``calibration.npz`` as ``gap_edges`` and ``gap<i>_score_<name>``; ``gap_least``,
+where there is one, is the missing share below which rows are fuller than those that calibrate.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ EDGES = (0.1, 0.25, 0.5, 0.75, 1.0)
 ROWS = 1000
 # Rows of the first bin at least, if there are so many: with fewer, p-values are coarse.
 LEAST = 50
+# Share of the first bin's rows that may miss less than a row which they calibrate.
+FULLER = 0.05
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,13 @@ class Tables:
         """How many rows are judged by a table too small for a false alarm rate, so that none can alarm."""
         rows = np.array([len(self.table("score", place)) for place in range(len(self.ends))])
         return int((calibration.rows_needed(rate) > rows)[self.places(missing)].sum())
+
+    def fuller(self, missing: Float) -> int:
+        """How many rows miss less than 95 % of the calibration rows that judge them: no promise is made.
+
+        Scores of rows that differ by so much do not compare, and what was never held out cannot calibrate.
+        """
+        return int((missing < float(self.arrays.get("gap_least", 0.0))).sum())
 
     def _by_bin(
         self, name: str, scores: Array, missing: Float, judge: Callable[[Float, Float], Float]
@@ -117,6 +127,8 @@ def calibration_tables(
     if len(edges) < 2:
         return tables
     first = missing <= edges[0]
+    if least := float(np.quantile(missing[first], FULLER, method="lower")):
+        tables["gap_least"] = np.array(least)
     if not first.all():
         tables |= {f"gap0_score_{name}": _sorted(whole[name][first], np.float64) for name in names}
     for place, (low, high) in enumerate(pairwise(edges), start=1):

@@ -70,7 +70,8 @@ class ModelConfig:
         What bounds the location of a Gaussian or Laplace likelihood.
     scaling : {"standard", "robust"}
         How columns of numbers come to one scale: by mean and standard deviation, or by median and
-        quartiles, on which outliers among the training rows have no say.
+        quartiles, on which outliers among the training rows have no say. A column whose deviation a few
+        wild cells make is scaled by quartiles in both cases.
     activation : {"relu", "leaky-relu", "silu", "tanh"}
     mask_input : bool
         Whether the encoder sees which elements are observed.

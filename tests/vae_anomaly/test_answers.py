@@ -111,6 +111,20 @@ def test_a_rate_beyond_the_table_of_gappy_rows_is_said(
     ]
 
 
+def test_rows_fuller_than_those_that_calibrate_are_said(
+    table_bundle: Bundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table_rows(6).fillna(0.0)
+    rows.iloc[2:, 0] = np.nan
+    sparse = {**table_bundle.calibration, "gap_least": np.array(0.1)}
+    monkeypatch.setattr(Bundle, "tables", property(lambda bundle: Tables(sparse)))
+    table_bundle.verdicts(rows)
+    assert caplog.messages == [
+        "2 rows miss less than nearly all of the calibration rows that judge them: "
+        "their p-values may be too small; recalibrate with rows like them"
+    ]
+
+
 def test_verdicts_by_a_false_discovery_rate(table_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     rows = table_rows(60, 3).fillna(0.0)
     rows.iloc[:12] *= 4.0

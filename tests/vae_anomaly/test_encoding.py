@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
@@ -223,6 +224,43 @@ def test_robust_scaling_is_median_and_quartiles_of_the_observed_cells() -> None:
     assert encoding.scale[0].item() == pytest.approx(1, rel=0.1)
     # The quartiles coincide: the standard deviation stays.
     assert encoding.scale[2].item() == pytest.approx(values[:, 2].std())
+
+
+@pytest.mark.parametrize("wild", [999.0, -1e6, 1e12, 1e300])
+def test_a_few_wild_cells_do_not_set_the_scale(wild: float) -> None:
+    values = np.random.default_rng(0).standard_normal((500, 3))
+    clean = fitted(values)
+    values[[3, 40], [0, 1]] = wild
+    encoding = fitted(values)
+    assert encoding.wild == (0, 1)
+    assert encoding.scale.numpy() == pytest.approx(clean.scale.numpy(), rel=0.15)
+    assert encoding.scale[2] == clean.scale[2]
+
+
+@pytest.mark.parametrize(
+    ("column_of", "why"),
+    [
+        (lambda rng: np.exp(1.5 * rng.standard_normal(2000)), "skewed: many cells make the deviation"),
+        (lambda rng: rng.standard_t(2, 2000), "heavy tails: many cells make it"),
+        (lambda rng: np.where(np.arange(2000) < 60, 999.0, rng.standard_normal(2000)), "no few cells"),
+        (lambda rng: np.where(np.arange(2000) < 1200, 0.0, rng.standard_normal(2000)), "half is one value"),
+        (lambda rng: np.where(np.arange(2000) < 1200, 1e-9, 1.0) * rng.standard_normal(2000), "nearly so"),
+    ],
+)
+def test_columns_whose_deviation_many_cells_make_are_standardised(
+    column_of: Callable[[np.random.Generator], np.ndarray], why: str
+) -> None:
+    values = column_of(np.random.default_rng(0))[:, None]
+    encoding = fitted(values)
+    assert encoding.wild == (), why
+    assert encoding.scale.item() == pytest.approx(values.std())
+
+
+def test_rounding_of_one_value_is_no_spread_to_scale_by() -> None:
+    values = np.full((500, 1), 0.3)
+    values[::2] += 5.6e-17
+    values[7] = 5.0
+    assert fitted(values).scale.item() == pytest.approx(values.std())
 
 
 def test_last_bits_are_no_spread() -> None:

@@ -65,6 +65,19 @@ def test_the_first_bin_reaches_as_far_as_half_of_the_rows() -> None:
     assert "gap_edges" not in calibration_tables(mean_of_observed, rows(30, 1), ("score",), seed=0, rate=0.05)
 
 
+def test_rows_fuller_than_what_calibrates_are_counted() -> None:
+    shares = np.array([0.0, 0.1, 0.25, 0.5])
+    whole = Tables(calibration_tables(mean_of_observed, rows(400, 6), ("score",), seed=0, rate=0.05))
+    some = Tables(
+        calibration_tables(mean_of_observed, rows(400, 6, missing=0.1), ("score",), seed=0, rate=0.05)
+    )
+    # Of 400 rows that miss half of six values 6 are whole, and 38 miss one value.
+    sparse = Tables(
+        calibration_tables(mean_of_observed, rows(400, 6, missing=0.5), ("score",), seed=0, rate=0.05)
+    )
+    assert [tables.fuller(shares) for tables in (whole, some, sparse)] == [0, 0, 2]
+
+
 @pytest.mark.parametrize("place", range(5))
 def test_p_values_hold_in_every_bin(place: int) -> None:
     """Rows missing at random, evenly over the bin: alarms as often as promised, within four deviations."""
