@@ -33,10 +33,15 @@ def with_anomalies(x: Rows, anomalous: npt.NDArray[np.bool_], share: float, seed
     rng = np.random.default_rng(seed)
     normal, strange = (rng.permutation(np.flatnonzero(part)) for part in (~anomalous, anomalous))
     train, rest = np.split(normal, [len(normal) // 2])
-    mixed = min(round(share / (1 - share) * len(train)), len(strange) // 2)
+    mixed = mixed_in(len(train), len(strange), share)
     # The rows judged are the same at every share.
     test = np.concatenate([rest, strange[len(strange) // 2 :]])
     return Split(x[np.concatenate([train, strange[:mixed]])], x[test], anomalous[test])
+
+
+def mixed_in(train: int, strange: int, share: float) -> int:
+    """How many of the anomalies join so many normal rows."""
+    return min(round(share / (1 - share) * train), strange // 2)
 
 
 def whole(x: Rows, anomalous: npt.NDArray[np.bool_]) -> Split:
@@ -52,8 +57,12 @@ def contamination(
 ) -> dict[str, Any]:
     """Mean AUROC by share of anomalies among the training rows, for each setting and peer."""
     names = []
+    reached: dict[str, dict[str, float]] = {}
     for name, x, anomalous in sets:
         names.append(name)
+        train, strange = int((~anomalous).sum()) // 2, int(anomalous.sum())
+        found = {share: mixed_in(train, strange, share) for share in SHARES}
+        reached[name] = {str(share): count / (train + count) for share, count in found.items()}
         for seed in seeds:
             for share in SHARES:
                 split = with_anomalies(x, anomalous, share, seed)
@@ -62,7 +71,7 @@ def contamination(
                     cell(options.work, key, partial(judged, run, split, seed))
     rows = [_mixed_row(options.work, names, seeds, method) for method in methods]
     show("AUROC by share of anomalies among the training rows", rows)
-    return {"rows": rows, "sets": names, "seeds": list(seeds), "shares": list(SHARES)}
+    return {"rows": rows, "sets": names, "seeds": list(seeds), "shares": list(SHARES), "reached": reached}
 
 
 def _mixed_row(work: Path, names: list[str], seeds: tuple[int, ...], method: str) -> dict[str, Any]:

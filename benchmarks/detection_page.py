@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 NOTES = """- **Trained on everything**: all rows of a set train, anomalies too, and the model then ranks
   them. No method sees a label or is told the share of anomalies.
 - **Anomalies mixed in**: half of the normal rows train, with so many anomalies that these are the share
-  named (at most half of all); judged are the other normal rows and the other half of the anomalies, the same
-  at every share.
+  named, or half of all where a set has too few: what a column really holds, mean over sets, stands in
+  brackets. Judged are the other normal rows and the other half of the anomalies, the same at every share.
 - **False discovery rate**: one fit on half of the normal rows; the other half is split 200 times at random,
   one part calibrates and the other is judged together with all anomalies by Benjamini and Hochberg.
 """
@@ -41,7 +42,7 @@ def more_detection(found: dict[str, Any]) -> str:
             shares = [str(share) for share in section["shares"]]
             rows = [(row["method"], *(f"{row[share]:.3f}" for share in shares)) for row in section["rows"]]
             told = f"Mean AUROC over {', '.join(section['sets'])}; {len(section['seeds'])} seed(s).\n"
-            header = ("method", *(f"{float(share):.0%}" for share in shares))
+            header = ("method", *(f"{float(share):.0%} ({_reached(section, share):.1%})" for share in shares))
             parts += [f"### {title}\n", told, _table(header, rows), _measured(section)]
     if "discoveries" in found:
         section = found["discoveries"]
@@ -59,6 +60,11 @@ def more_detection(found: dict[str, Any]) -> str:
         told = f"{asked}{section['resamplings']} resamplings each, {len(section['seeds'])} seeds.\n"
         parts += ["### Realised false discovery rate\n", _table(header, rows), told, _measured(section)]
     return "\n".join(parts)
+
+
+def _reached(section: dict[str, Any], share: str) -> float:
+    """Share of anomalies among the training rows, mean over sets."""
+    return statistics.mean(found[share] for found in section["reached"].values())
 
 
 def _measured(section: dict[str, Any]) -> str:
