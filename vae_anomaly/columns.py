@@ -93,10 +93,23 @@ class Column:
     def _codes(self) -> dict[str, float]:
         return {str(category): float(code) for code, category in enumerate(self.categories)}
 
-    def read(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+    def _code(self, cell: Any) -> float:
+        """The code of a name; a whole number is the name that it is written as: 1.0, which a gap makes of
+        1, is "1" unless there is a "1.0".
+        """
+        name = plain(cell)
+        if isinstance(name, float) and name.is_integer() and str(name) not in self._codes:
+            name = int(name)
+        return self._codes.get(str(name), np.nan)
+
+    def read(self, cells: pd.Series[Any], *, coded: bool = False) -> tuple[Floats, Mask]:
         """The cells as the model takes them, and which of them hold a value never seen in training.
 
-        Where categories are names, cells of a float dtype are codes already.
+        Parameters
+        ----------
+        cells : Series
+        coded : bool
+            Where categories are names, cells of a float dtype are codes already.
 
         Returns
         -------
@@ -109,15 +122,15 @@ class Column:
         SchemaError
             If a column of numbers holds anything else.
         """
-        own, unseen = self.read_own(cells)
+        own, unseen = self.read_own(cells, coded=coded)
         return np.where(unseen, np.nan, own), unseen
 
-    def read_own(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+    def read_own(self, cells: pd.Series[Any], *, coded: bool = False) -> tuple[Floats, Mask]:
         """As `read`, but a number never seen is itself, not NaN; a name never seen has none."""
         cells = without_arrow(cells)
-        if self.named and not pd.api.types.is_float_dtype(cells.dtype):
+        if self.named and not (coded and pd.api.types.is_float_dtype(cells.dtype)):
             place, names = pd.factorize(cells)
-            codes = np.array([*(self._codes.get(str(plain(name)), np.nan) for name in names), np.nan])
+            codes = np.array([*map(self._code, names), np.nan])
             read = codes[place]
             return read, np.isnan(read) & (place >= 0)
         if isinstance(cells.dtype, pd.CategoricalDtype):

@@ -123,7 +123,8 @@ class TableSchema:
         Parameters
         ----------
         x : DataFrame, or array-like of shape (B, D)
-            A data frame is read by column name. NaN and None mean missing.
+            A data frame is read by column name, and its categories by theirs; in a bare array of floats
+            a name is its code. NaN and None mean missing.
         observed : bool array-like, shape (B, D), optional
             In the order of the columns of ``x``.
         strict : bool
@@ -152,18 +153,18 @@ class TableSchema:
             else pd.DataFrame(array_of(x, "cells"))
         )
         return np.column_stack(
-            [column.read_own(frame.iloc[:, i])[0] for i, column in enumerate(self.columns)]
+            [column.read_own(frame.iloc[:, i], coded=not named)[0] for i, column in enumerate(self.columns)]
         )
 
     def _read(self, x: Any, observed: Any) -> tuple[Array, Mask, Mask]:
         order = list(range(self.elements))
         if isinstance(x, pd.DataFrame):
             order = self.order([str(name) for name in x.columns])
-            values, unseen = self._read_columns(x.iloc[:, order])
+            values, unseen = self._read_columns(x.iloc[:, order], coded=False)
         elif self.has_categories:
             cells = array_of(x, "cells")
             self._check_shape(cells.shape)
-            values, unseen = self._read_columns(pd.DataFrame(cells))
+            values, unseen = self._read_columns(pd.DataFrame(cells), coded=True)
         else:
             values = numbers_of(array_of(x, "cells"), "cells").astype(np.float64)
             unseen = np.zeros(values.shape, dtype=np.bool_)
@@ -182,9 +183,9 @@ class TableSchema:
         if len(shape) != 2 or shape[1] != self.elements:
             raise SchemaError(f"rows have shape {shape}; expected (B, {self.elements})")
 
-    def _read_columns(self, frame: pd.DataFrame) -> tuple[Array, Mask]:
+    def _read_columns(self, frame: pd.DataFrame, coded: bool) -> tuple[Array, Mask]:
         """Columns in model order to numbers, and the cells with a strange category, both (B, D)."""
-        parts = [column.read(frame.iloc[:, i]) for i, column in enumerate(self.columns)]
+        parts = [column.read(frame.iloc[:, i], coded=coded) for i, column in enumerate(self.columns)]
         if not parts:
             return np.empty((len(frame), 0)), np.empty((len(frame), 0), dtype=np.bool_)
         values, unseen = (np.column_stack(part) for part in zip(*parts, strict=True))
