@@ -125,8 +125,8 @@ class TableSchema:
         x : DataFrame, or array-like of shape (B, D)
             A data frame is read by column name, and its categories by theirs; in a bare array of floats
             a name is its code. NaN and None mean missing.
-        observed : bool array-like, shape (B, D), optional
-            In the order of the columns of ``x``.
+        observed : DataFrame, or bool array-like of shape (B, D), optional
+            A data frame goes by column name, an array has the order of the columns of ``x``.
         strict : bool
             Refuse a category that training did not have, in place of calling it missing.
 
@@ -157,9 +157,10 @@ class TableSchema:
         )
 
     def _read(self, x: Any, observed: Any) -> tuple[Array, Mask, Mask]:
-        order = list(range(self.elements))
+        order, names = list(range(self.elements)), list(self._names)
         if isinstance(x, pd.DataFrame):
-            order = self.order([str(name) for name in x.columns])
+            names = [str(name) for name in x.columns]
+            order = self.order(names)
             values, unseen = self._read_columns(x.iloc[:, order], coded=False)
         elif self.has_categories:
             cells = array_of(x, "cells")
@@ -172,7 +173,7 @@ class TableSchema:
         refuse_infinite(values, "row")
         present = ~np.isnan(values)
         if observed is not None:
-            mask = mask_of(observed)
+            mask = mask_of(_like(names, observed) if isinstance(observed, pd.DataFrame) else observed)
             if mask.shape != values.shape:
                 raise SchemaError(f"observed has shape {mask.shape}; expected {values.shape}, as the rows")
             present &= mask[:, order]
@@ -303,6 +304,24 @@ def _by_name(given: Mapping[Any, T], names: list[str], named: bool) -> dict[str,
             raise ConfigError(f"kinds or bounds name an unknown column {key!r}; {hint}")
         found[name] = value
     return found
+
+
+def _like(names: list[str], observed: pd.DataFrame) -> pd.DataFrame:
+    """A mask with its columns in the order of those of the rows."""
+    own = [str(name) for name in observed.columns]
+    if own == names:
+        return observed
+    if strange := [name for name in own if name not in names]:
+        raise SchemaError(
+            f"observed has a column {strange[0]!r} that the rows do not have; give it their names, or pass "
+            "observed.to_numpy() in their order"
+        )
+    if sorted(own) != sorted(names):
+        raise SchemaError(
+            f"observed has {len(own)} columns and the rows {len(names)}; give each of their names once, or "
+            "pass observed.to_numpy() in their order"
+        )
+    return observed.iloc[:, [own.index(name) for name in names]]
 
 
 def _others(names: list[str]) -> str:

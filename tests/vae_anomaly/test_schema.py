@@ -187,6 +187,39 @@ def test_the_mask_follows_the_order_of_the_callers_columns() -> None:
     assert observed.tolist() == [[True, False]]
 
 
+def test_a_frame_of_what_is_observed_goes_by_name() -> None:
+    mask = frame(temperature=[True, False], pressure=[True, True])
+    rows = frame(pressure=[1000.0, 990.0], temperature=[20.0, 10.0])
+    for x in (rows, [[20.0, 1000.0], [10.0, 990.0]]):
+        assert WEATHER.read(x, mask).observed.tolist() == [[True, True], [False, True]]
+        assert WEATHER.read(x, mask[["pressure", "temperature"]]).observed.tolist()[1] == [False, True]
+    # The rows' own names, which the model does not know.
+    named = frame(b=[1.0], a=[2.0])
+    assert BARE.read(named, frame(a=[False], b=[True])).observed.tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize(
+    ("observed", "message"),
+    [
+        (frame(temperature=[True], presure=[True]),
+         "observed has a column 'presure' that the rows do not have; give it their names, or pass "
+         "observed.to_numpy() in their order"),
+        (pd.DataFrame([[True, False]]),
+         "observed has a column '0' that the rows do not have; give it their names, or pass "
+         "observed.to_numpy() in their order"),
+        (frame(temperature=[True]),
+         "observed has 1 columns and the rows 2; give each of their names once, or pass "
+         "observed.to_numpy() in their order"),
+    ],
+    ids=["typo", "numbers", "absent"],
+)  # fmt: skip
+def test_a_frame_of_what_is_observed_with_other_names_is_refused(
+    observed: pd.DataFrame, message: str
+) -> None:
+    refused(WEATHER, frame(temperature=[20.0], pressure=[1000.0]), message, observed)
+    refused(WEATHER, [[20.0, 1000.0]], message, observed)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
