@@ -297,11 +297,6 @@ def test_an_image_is_the_same_in_any_dress(image_bundle: Bundle, dtype: str, sha
     same_frame(image_bundle.verdicts(given, observed.reshape(shape)), image_bundle.verdicts(x, observed))
 
 
-def test_bool_images_are_zero_and_one(image_bundle: Bundle) -> None:
-    x = rows_of(image_bundle) > 100
-    same_frame(image_bundle.verdicts(x), image_bundle.verdicts(x.astype(np.uint8)))
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
