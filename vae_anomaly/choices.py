@@ -1,7 +1,8 @@
-"""Settings of a kind that is enforced: one word of the few that a `Literal` lists, or a whole number."""
+"""Settings of a kind that is enforced: one word of the few that a `Literal` lists, a number."""
 
 from __future__ import annotations
 
+import numbers
 import operator
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -42,3 +43,8 @@ def whole_number(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError as error:
         raise ConfigError(f"{name} is {value!r}; give a whole number") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value compares with numbers, and is neither text nor None nor an array."""
+    return isinstance(value, numbers.Real)
