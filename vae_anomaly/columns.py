@@ -6,6 +6,7 @@ its code 0, 1, ... in the order of `Column.categories`. Text never reaches a gra
 
 from __future__ import annotations
 
+import logging
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from vae_anomaly.exceptions import ConfigError, SchemaError
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -410,6 +413,7 @@ def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequenc
         if strange := [value for value in found if value not in order]:
             raise SchemaError(f"column {name!r} holds {strange[0]!r}, which its categories leave out; add it")
         found = [value for value in order if value in found]
+    found = _each_name_once(found, name)
     most = 2 if kind == "binary" else MOST_CATEGORIES
     if len(found) > most:
         raise SchemaError(
@@ -422,3 +426,15 @@ def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequenc
         if found
         else column
     )
+
+
+def _each_name_once(found: list[Category], name: str) -> list[Category]:
+    """Categories of which none reads as another: among names a number is one, 1 as "1"."""
+    names = {str(category): category for category in found}
+    if len(names) == len(found) or not any(isinstance(category, str) for category in found):
+        return found
+    twice = next(name for name in names if sum(name == str(category) for category in found) > 1)
+    log.warning(
+        "column %r holds %r both as text and as a number or truth; they are one category", name, twice
+    )
+    return list(names)

@@ -222,6 +222,18 @@ def test_bounds_that_do_not_fit_are_refused(column: Column, bounds: Any, message
         bounded(column, bounds)
 
 
+def test_a_number_and_its_name_are_one_category_and_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    cells = pd.Series([1, "1", "b", 1, "b", "1"], dtype=object)
+    column = infer_column(cells, "zip")
+    assert column.categories == ("1", "b")
+    assert column.read(cells)[0].tolist() == [0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    assert caplog.messages == [
+        "column 'zip' holds '1' both as text and as a number or truth; they are one category"
+    ]
+    assert infer_column(pd.Series([1, "b", 1, "b"], dtype=object), "zip").categories == (1, "b")
+    assert len(caplog.messages) == 1
+
+
 def test_bounds_of_an_integer_column_are_rounded_inward() -> None:
     column = bounded(Column("n", "integer", 1.0, 10.0, lower=0.0), (0.5, 10.5))
     assert (column.lower, column.upper) == (1.0, 10.0)
