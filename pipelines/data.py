@@ -126,7 +126,7 @@ class Dataset:
     Attributes
     ----------
     name : str
-    values : ndarray, shape (B, C, H, W), or DataFrame of float64 feature columns, names as codes
+    values : ndarray, shape (B, C, H, W), or DataFrame of feature columns: float64, or categories by name
     schema : Schema
     ids : ndarray, shape (B,)
     labels : ndarray, shape (B,), or None
@@ -175,7 +175,7 @@ def load(config: DataConfig) -> Dataset:
         _refuse_text(raw.values, config)
     schema = infer_schema(raw.values, config.kinds, config.bounds)
     read = schema.read(raw.values).values
-    values = pd.DataFrame(read, columns=list(schema.names)) if isinstance(schema, TableSchema) else read
+    values = _table(schema, read) if isinstance(schema, TableSchema) else read
     return Dataset(
         name,
         values,
@@ -186,6 +186,15 @@ def load(config: DataConfig) -> Dataset:
         raw.split_key,
         raw.official_test,
     )
+
+
+def _table(schema: TableSchema, read: Array) -> pd.DataFrame:
+    """The rows as numbers, but names as such: another model may have other codes for them."""
+    frame = pd.DataFrame(read, columns=list(schema.names))
+    for place, column in enumerate(schema.columns):
+        if column.named:
+            frame[column.name] = column.label(read[:, place])
+    return frame
 
 
 def novel_rows(dataset: Dataset, config: DataConfig) -> Mask:

@@ -212,9 +212,10 @@ def signature_of(samples: Any, verdicts: pd.DataFrame | None) -> ModelSignature:
         from mlflow.models import infer_signature
 
         if isinstance(samples, pd.DataFrame):
-            # Every column float64 and required: MLflow's integers take no gaps, and what has
+            # Every column float64 or text, and required: MLflow's integers take no gaps, and what has
             # gaps in the example would count as a column that may be left out.
-            samples = pd.DataFrame(0.0, index=[0], columns=samples.columns)
+            numeric = pd.api.types.is_numeric_dtype
+            samples = pd.DataFrame({n: [0.0 if numeric(c.dtype) else ""] for n, c in samples.items()})
         with warnings.catch_warnings():
             # That integers take no gaps: the counts among the verdicts have none.
             warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")

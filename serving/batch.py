@@ -368,8 +368,7 @@ def impute_file(
 
 
 def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int) -> Filled:
-    # As an array, so that categories come back as the model's numbers.
-    found = bundle.impute(np.asarray(chunk.values), chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
+    found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
     mean, std = np.asarray(found.mean), np.asarray(found.std)
     notes = _notes(np.char.replace(np.asarray(found.flags, dtype=np.str_), "_", " "))
     return Filled(mean[None] if found.draws is None else np.asarray(found.draws), std, notes)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from vae_anomaly.exceptions import ConfigError, DataError, VaeAnomalyError
@@ -137,8 +136,8 @@ class Chunk:
         Their ids, as the output shows them.
     keys : ndarray, shape (B,)
         Their identity for random draws: integers or text.
-    values : DataFrame or ndarray, shape (B, *schema.shape)
-        Table columns in model order as float64; arrays and images in the input's own dtype.
+    values : ndarray, shape (B, *schema.shape)
+        Table columns in model order as float64, names as codes; arrays and images in the input's own dtype.
     observed : bool ndarray, of the same shape
         True where a value is present.
     unseen : bool ndarray, of the same shape, optional
@@ -155,7 +154,7 @@ class Chunk:
     rows: npt.NDArray[np.int64]
     ids: pa.Array
     keys: Array
-    values: pd.DataFrame | Array
+    values: Array
     observed: Mask
     unseen: Mask | None = None
     table: pa.Table | None = None

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vae_anomaly.columns import Column
+from vae_anomaly.exceptions import SchemaError
 from vae_anomaly.filling import cast_array
 from vae_anomaly.schema import Array, Mask
 
@@ -45,9 +46,9 @@ def fill_categories(
     kind = filled_type(column.type, known)
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     labels = known.label(np.where(observed, np.nan, imputed)).astype(object)
-    if pa.types.is_string(plain) or pa.types.is_large_string(plain):
+    if known.named:
         labels = labels.map(str, na_action="ignore")
-    names = pa.array(labels, plain, from_pandas=True)
+    names = pa.array(labels, pa.string() if known.named else plain, from_pandas=True).cast(plain)
     filled = pc.if_else(pa.array(observed), column.cast(plain), names)
     if kind == plain:
         return filled
@@ -113,11 +114,35 @@ def _filled(cells: pa.ChunkedArray, imputed: Floats, observed: Mask, column: Col
 def filled_schema(
     columns: pa.Schema, features: Sequence[str], known: Sequence[Column], with_std: bool
 ) -> pa.Schema:
-    """Names and types of what `fill_table` returns."""
+    """Names and types of what `fill_table` returns.
+
+    Raises
+    ------
+    SchemaError
+        If a column's type cannot hold the names that belong there.
+    """
     kinds = dict(zip(features, known, strict=True))
+    for name, column in kinds.items():
+        _require_names(columns.field(name), column)
     inputs = [name for name in columns.names if name in kinds]
     fields = [(f.name, filled_type(f.type, kinds[f.name]) if f.name in kinds else f.type) for f in columns]
     return pa.schema(fields + [(std_name(name), pa.float64()) for name in inputs if with_std])
+
+
+def _require_names(field: pa.Field, column: Column) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if not column.named or pa.types.is_null(kind):
+        return
+    for code, category in enumerate(column.categories):
+        try:
+            held = pa.array([str(category)]).cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            held = pa.nulls(1)
+        if column.read(held.to_pandas().astype(object))[0] != code:
+            raise SchemaError(
+                f"column {field.name!r} has type {kind}, which cannot hold its category {category!r}; "
+                "convert the column to text"
+            )
 
 
 def std_name(name: str) -> str:

@@ -62,7 +62,7 @@ def open_source(
     >>> path = Path(tempfile.mkdtemp()) / "rows.csv"
     >>> _ = path.write_text("b;a\\n1;2\\n;4\\n")
     >>> chunk = next(open_source(path, TableSchema((Column("a"), Column("b")))).chunks())
-    >>> chunk.values.to_numpy().tolist(), chunk.observed.tolist()
+    >>> chunk.values.tolist(), chunk.observed.tolist()
     ([[2.0, 1.0], [4.0, nan]], [[True, True], [True, False]])
     """
     path, options = Path(source), options or ReadOptions()

@@ -190,7 +190,7 @@ class ArrayImputations(ImputedWriter):
 
     def write(self, chunk: Chunk, filled: Filled | None) -> None:
         """Write the chunk's rows in their places."""
-        own = np.asarray(chunk.values)
+        own = chunk.values
         for draw in range(self.draws or 1):
             block = None if filled is None else fill_array(own, filled.values[draw], chunk.observed)
             index = (draw, chunk.start) if self.draws else (chunk.start,)
@@ -224,7 +224,7 @@ class ImageImputations(ImputedWriter):
         """Write the chunk's images."""
         if filled is None:
             return
-        own, white = np.asarray(chunk.values), 0.5 * (self._schema.high - self._schema.low)
+        own, white = chunk.values, 0.5 * (self._schema.high - self._schema.low)
         spread = np.clip(np.rint(filled.std / white * 255), 0, 255).astype(np.uint8)
         for draw, values in enumerate(filled.values):
             pixels = pixels_out(fill_array(own, values, chunk.observed), self._schema)

@@ -84,7 +84,7 @@ class TableSource(Source):
 
     def __init__(self, path: Path, schema: TableSchema, options: ReadOptions, everything: bool) -> None:
         self.path, self.schema, self.options = path, schema, options
-        self._names, self.known = schema.names, schema.columns
+        self.known = schema.columns
         self._reader = open_reader(path, options)
         names = self._reader.schema.names
         self.roles = assign_roles(names, self._reader.index, schema, options)
@@ -164,7 +164,7 @@ class TableSource(Source):
             rows=numbers[good],
             ids=ids.filter(pa.array(good)),
             keys=keys[good],
-            values=pd.DataFrame(values[good], columns=list(self._names)),
+            values=values[good],
             observed=observed[good],
             unseen=unseen[good],
             table=table.filter(pa.array(good)),
@@ -211,7 +211,8 @@ def to_model(
     kind = cells.type.value_type if pa.types.is_dictionary(cells.type) else cells.type
     texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if column.named:
-        return column.read(cells.cast(kind).to_pandas().astype(object))
+        # Whole numbers keep their digits beside a gap.
+        return column.read(cells.cast(kind).to_pandas(integer_object_nulls=True).astype(object))
     if texts and _is_truth(column):
         words = pd.Series(cells.cast(pa.string()).to_pandas(), dtype=object).str.lower()
         # No other number than low and high, or it would pass for one of them.

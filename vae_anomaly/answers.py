@@ -28,6 +28,7 @@ from vae_anomaly.batches import (
     sample_feeds,
 )
 from vae_anomaly.bundle import Manifest
+from vae_anomaly.choices import whole_number
 from vae_anomaly.exceptions import ConfigError, SchemaError, UnsupportedError
 from vae_anomaly.explanation import Explanation, ranked_columns
 from vae_anomaly.filling import fill
@@ -348,8 +349,11 @@ class Answers:
         ------
         UnsupportedError
             For an autoencoder, which has no distribution to impute from.
+        ConfigError
+            If draws, seed or k is no whole number, or there is nothing to draw.
         """
-        k = self.check_imputing(draws, k)
+        draws = None if draws is None else whole_number("draws", draws)
+        k, seed = self.check_imputing(draws, k), whole_number("seed", seed)
         samples = self.schema.read(x, observed)
         # A name per row takes as long as a tenth of its imputation.
         keys = row_ids(x, len(samples.values), ids) if draws or ids is not None else []
@@ -375,12 +379,12 @@ class Answers:
         UnsupportedError
             For an autoencoder.
         ConfigError
-            If there is nothing to draw.
+            If k is no whole number, or there is nothing to draw.
         """
         self._require_vae("imputations")
         if draws is not None and draws < 1:
             raise ConfigError(f"draws must be at least 1, got {draws}")
-        k = int(self.manifest.imputation["draws"]) if k is None else k
+        k = int(self.manifest.imputation["draws"]) if k is None else whole_number("k", k)
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         if draws is not None and draws > k:

@@ -16,6 +16,7 @@ from vae_anomaly import calibration
 from vae_anomaly.answers import Answers
 from vae_anomaly.batches import PAD_TO, Feeds, with_something
 from vae_anomaly.bundle import Manifest
+from vae_anomaly.choices import is_number
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
 from vae_anomaly.gaps import calibration_tables
@@ -85,8 +86,8 @@ class ExportConfig:
             raise ConfigError(
                 f"draws and imputation_draws must be at least 1, got {self.draws} and {self.imputation_draws}"
             )
-        if not 0 < self.false_alarm_rate < 1:
-            raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate}")
+        if not (is_number(self.false_alarm_rate) and 0 < self.false_alarm_rate < 1):
+            raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate!r}")
 
 
 class Parts(NamedTuple):

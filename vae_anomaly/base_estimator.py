@@ -118,9 +118,10 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
     def _answers_for(self, X: Any) -> Answers:
         """The answers, once X passes for what was fitted."""
         answers = self.answers_
-        categories = isinstance(self.schema_, TableSchema) and self.schema_.has_categories
-        shape = _check_array(X, numeric=not categories)
-        if len(shape) == 2 and shape[1] != self.n_features_in_:
+        schema = self.schema_
+        shape = _check_array(X, numeric=not (isinstance(schema, TableSchema) and schema.has_categories))
+        # What is wrong with images the schema says: rows of pixels are one shape of several.
+        if isinstance(schema, TableSchema) and len(shape) == 2 and shape[1] != self.n_features_in_:
             raise _InputError(
                 f"X has {shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input"

@@ -20,6 +20,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from vae_anomaly.choices import is_number
 from vae_anomaly.exceptions import CalibrationError, ConfigError
 
 Floats = npt.NDArray[np.float64]
@@ -106,8 +107,8 @@ def check_rate(n: int, alpha: float) -> None:
     ConfigError
         If alpha is not strictly between 0 and 1.
     """
-    if not 0 < alpha < 1:
-        raise ConfigError(f"the false alarm rate is {alpha}; choose one above 0 and below 1, such as 0.05")
+    if not (is_number(alpha) and 0 < alpha < 1):
+        raise ConfigError(f"the false alarm rate is {alpha!r}; choose one above 0 and below 1, such as 0.05")
     if float(alpha) < smallest_rate(n):
         raise CalibrationError(
             f"a false alarm rate of {alpha} needs at least {rows_needed(alpha)} normal rows, "
@@ -240,8 +241,8 @@ def fewest_discoveries(n: int, m: int, q: float) -> int:
 
 
 def _check_discovery_rate(q: float) -> None:
-    if not 0 < q < 1:
-        raise ConfigError(f"the false discovery rate is {q}; choose one above 0 and below 1, such as 0.05")
+    if not (is_number(q) and 0 < q < 1):
+        raise ConfigError(f"the false discovery rate is {q!r}; choose one above 0 and below 1, such as 0.05")
 
 
 def _table(sorted_calibration: npt.ArrayLike) -> Floats:

@@ -1,9 +1,11 @@
-"""Settings that are one word of a few: the annotation `Literal` is the list, and it is enforced."""
+"""Settings of a kind that is enforced: one word of the few that a `Literal` lists, a number."""
 
 from __future__ import annotations
 
+import numbers
+import operator
 from difflib import get_close_matches
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vae_anomaly.exceptions import ConfigError
 
@@ -26,3 +28,23 @@ def check_choices(config: object) -> None:
         close = get_close_matches(str(value), words, n=1)
         hint_text = f"did you mean {close[0]!r}?" if close else f"choose {', '.join(words)}"
         raise ConfigError(f"{name} is {value!r}; {hint_text}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number of any integer type; `ConfigError` for anything else.
+
+    Examples
+    --------
+    >>> whole_number("seed", 2.5)
+    Traceback (most recent call last):
+    vae_anomaly.exceptions.ConfigError: seed is 2.5; give a whole number
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ConfigError(f"{name} is {value!r}; give a whole number") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value compares with numbers, and is neither text nor None nor an array."""
+    return isinstance(value, numbers.Real)

@@ -6,6 +6,7 @@ its code 0, 1, ... in the order of `Column.categories`. Text never reaches a gra
 
 from __future__ import annotations
 
+import logging
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from vae_anomaly.exceptions import ConfigError, SchemaError
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -93,10 +96,23 @@ class Column:
     def _codes(self) -> dict[str, float]:
         return {str(category): float(code) for code, category in enumerate(self.categories)}
 
-    def read(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+    def _code(self, cell: Any) -> float:
+        """The code of a name; a whole number is the name that it is written as: 1.0, which a gap makes of
+        1, is "1" unless there is a "1.0".
+        """
+        name = plain(cell)
+        if isinstance(name, float) and name.is_integer() and str(name) not in self._codes:
+            name = int(name)
+        return self._codes.get(str(name), np.nan)
+
+    def read(self, cells: pd.Series[Any], *, coded: bool = False) -> tuple[Floats, Mask]:
         """The cells as the model takes them, and which of them hold a value never seen in training.
 
-        Where categories are names, cells of a float dtype are codes already.
+        Parameters
+        ----------
+        cells : Series
+        coded : bool
+            Where categories are names, cells of a float dtype are codes already.
 
         Returns
         -------
@@ -109,15 +125,15 @@ class Column:
         SchemaError
             If a column of numbers holds anything else.
         """
-        own, unseen = self.read_own(cells)
+        own, unseen = self.read_own(cells, coded=coded)
         return np.where(unseen, np.nan, own), unseen
 
-    def read_own(self, cells: pd.Series[Any]) -> tuple[Floats, Mask]:
+    def read_own(self, cells: pd.Series[Any], *, coded: bool = False) -> tuple[Floats, Mask]:
         """As `read`, but a number never seen is itself, not NaN; a name never seen has none."""
         cells = without_arrow(cells)
-        if self.named and not pd.api.types.is_float_dtype(cells.dtype):
+        if self.named and not (coded and pd.api.types.is_float_dtype(cells.dtype)):
             place, names = pd.factorize(cells)
-            codes = np.array([*(self._codes.get(str(plain(name)), np.nan) for name in names), np.nan])
+            codes = np.array([*map(self._code, names), np.nan])
             read = codes[place]
             return read, np.isnan(read) & (place >= 0)
         if isinstance(cells.dtype, pd.CategoricalDtype):
@@ -397,6 +413,7 @@ def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequenc
         if strange := [value for value in found if value not in order]:
             raise SchemaError(f"column {name!r} holds {strange[0]!r}, which its categories leave out; add it")
         found = [value for value in order if value in found]
+    found = _each_name_once(found, name)
     most = 2 if kind == "binary" else MOST_CATEGORIES
     if len(found) > most:
         raise SchemaError(
@@ -409,3 +426,15 @@ def _with_categories(cells: pd.Series[Any], name: str, kind: str, order: Sequenc
         if found
         else column
     )
+
+
+def _each_name_once(found: list[Category], name: str) -> list[Category]:
+    """Categories of which none reads as another: among names a number is one, 1 as "1"."""
+    names = {str(category): category for category in found}
+    if len(names) == len(found) or not any(isinstance(category, str) for category in found):
+        return found
+    twice = next(name for name in names if sum(name == str(category) for category in found) > 1)
+    log.warning(
+        "column %r holds %r both as text and as a number or truth; they are one category", name, twice
+    )
+    return list(names)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vae_anomaly.batches import take
+from vae_anomaly.choices import whole_number
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.schema import Array, Samples
 
@@ -38,7 +39,7 @@ def cross_fitted(
        https://doi.org/10.1007/s10472-013-9368-4
     """
     rows = len(samples.values)
-    if not 2 <= folds <= rows:
+    if not 2 <= whole_number("folds", folds) <= rows:
         raise ConfigError(f"folds must be at least 2 and at most the {rows} rows, got {folds}")
     order, seeds = random.permutation(rows), random.randint(2**31, size=folds)
     table = np.full((rows, 2), np.nan)

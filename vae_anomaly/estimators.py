@@ -16,6 +16,7 @@ from sklearn.utils._set_output import _get_output_config
 from vae_anomaly import calibration
 from vae_anomaly.base_estimator import VAEEstimator, has_text_names
 from vae_anomaly.batches import Float
+from vae_anomaly.choices import is_number
 from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
@@ -97,10 +98,11 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         self.trim = trim
 
     def _check_parameters(self, schema: Schema) -> None:
-        if self.contamination is not None and not 0 < self.contamination <= 0.5:
+        share = self.contamination
+        if share is not None and not (is_number(share) and 0 < share <= 0.5):
             raise ConfigError(
-                f"contamination must be above 0 and at most 0.5, got {self.contamination}; "
-                "leave it None to go by false_alarm_rate"
+                f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by the "
+                "conformal threshold at false_alarm_rate"
             )
 
     def _settings(self) -> Settings:

@@ -29,8 +29,8 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
-        other integers with gaps become float64. Categories come by name, but as codes in an array of
-        numbers.
+        other integers with gaps become float64. Categories come by name, in a column of numbers as the
+        numbers that they are written as, where all are; but as codes in an array of numbers.
     """
     if isinstance(x, pd.DataFrame):
         flat = (len(observed), schema.elements)
@@ -57,6 +57,14 @@ def cast_array(imputed: Array, dtype: np.dtype[np.generic]) -> Array:
         return imputed.astype(dtype)
     low, high = _limits(dtype)
     return np.clip(np.rint(imputed), low, high).astype(dtype)
+
+
+def numbers_of_names(column: Column, dtype: np.dtype[np.generic]) -> Array | None:
+    """The number that each category is written as, "4" as 4; None where the dtype cannot hold them all."""
+    words = pd.Series([str(category) for category in column.categories])
+    numbers = pd.to_numeric(words, errors="coerce").fillna(0).to_numpy(np.float64)
+    held = cast_array(numbers, dtype)
+    return held if np.array_equal(column.read(pd.Series(held))[0], column.numbers) else None
 
 
 def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
@@ -86,13 +94,16 @@ def _fill_column(
 ) -> pd.Series[Any]:
     if observed.all():
         return cells
-    # Categories as numbers, where the caller has them so, are what the model gives.
-    coded = pd.api.types.is_float_dtype(cells.dtype) and bool(cells.notna().any())
-    if column is not None and column.categories and not coded:
+    # A column without any value is of floats in pandas, whatever belongs there.
+    numeric = pd.api.types.is_numeric_dtype(cells.dtype) and bool(cells.notna().any())
+    if column is not None and column.categories:
         # What stands in observed cells has no meaning, and need not be a category.
-        named = column.label(np.where(observed, np.nan, imputed))
-        filled = _fill_categories(without_arrow(cells), observed, named.set_axis(cells.index))
-        return filled.astype(cells.dtype) if isinstance(cells.dtype, pd.ArrowDtype) else filled
+        named = column.label(np.where(observed, np.nan, imputed)).set_axis(cells.index)
+        if numeric and column.named:
+            return _fill_numbered(cells, observed, imputed, column, named)
+        if not (numeric and pd.api.types.is_float_dtype(cells.dtype)):
+            filled = _fill_categories(without_arrow(cells), observed, named)
+            return filled.astype(cells.dtype) if isinstance(cells.dtype, pd.ArrowDtype) else filled
     values = pd.Series(imputed, index=cells.index)
     if pd.api.types.is_float_dtype(cells.dtype):
         return cells.where(observed, values.astype(cells.dtype))
@@ -104,6 +115,18 @@ def _fill_column(
             return _fill_objects(cells, observed, imputed, column)
     # As objects, because no other dtype takes a number in place of each kind of null.
     return cells.astype(object).where(observed, 0).astype("float64").where(observed, imputed)
+
+
+def _fill_numbered(
+    cells: pd.Series[Any], observed: Array, imputed: Array, column: Column, named: pd.Series[Any]
+) -> pd.Series[Any]:
+    """Names in a column of numbers: as numbers, or where some are none as names among objects."""
+    dtype: Any = cells.dtype
+    numbers = numbers_of_names(column, getattr(dtype, "numpy_dtype", dtype))
+    if numbers is None:
+        return cells.astype(object).where(observed, named.astype(object))
+    codes = np.where(observed, 0, imputed).astype(np.int64)
+    return cells.where(observed, pd.Series(numbers[codes], cells.index).astype(dtype))
 
 
 def _fill_objects(cells: pd.Series[Any], observed: Array, imputed: Array, column: Column) -> pd.Series[Any]:

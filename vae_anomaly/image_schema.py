@@ -14,8 +14,13 @@ from vae_anomaly.samples import Array, Mask, Samples, array_of, mask_of, numbers
 
 log = logging.getLogger(__name__)
 
-# Share of float pixels outside the trained range above which an image batch is in other units.
+# Share of pixels outside the trained range above which an image batch is in other units: of all, or of those
+# other than the darkest, which a dark background is in any units.
 OUT_OF_RANGE_SHARE = 0.5
+# Of the latter if more than strays: hot pixels are fewer, the ink of a sparse drawing is more.
+STRAY_SHARE = 0.02
+# A model of floats up to here is of 0..1 or -1..1, one beyond of levels such as 0..255.
+UNIT_AT_MOST = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ class ImageSchema:
         SchemaError
             If shape, dtype or range do not fit, naming expected and received.
         """
-        values = numbers_of(array_of(x, "pixels"), "pixels")
+        pixels = array_of(x, "pixels")
+        self._refuse_truths(pixels)
+        values = numbers_of(pixels, "pixels")
         values = values.reshape(self._batch_shape(values.shape))
         present = self._read_observed(observed, values.shape)
         if values.dtype.kind == "f":
@@ -129,17 +136,34 @@ class ImageSchema:
             raise SchemaError(f"observed has shape {np.shape(observed)}; expected {shape}, as the images")
         return np.broadcast_to(mask, shape).copy()
 
+    def _refuse_truths(self, pixels: Array) -> None:
+        if pixels.dtype.kind == "b" and self.high > UNIT_AT_MOST:
+            raise SchemaError(
+                f"pixels are booleans, the model was trained on {self.low:g} to {self.high:g}; rescale them "
+                "to the trained range"
+            )
+
     def _check_units(self, values: Array) -> None:
-        span = self.high - self.low
-        outside = (values < self.low - 0.5 * span) | (values > self.high + 0.5 * span)
-        wrong = values.size > 0 and outside.mean() > OUT_OF_RANGE_SHARE
+        if not values.size:
+            return
+        units = self.high <= UNIT_AT_MOST
         # The reverse: a whole batch of 0..1 floats where 0..255 was trained.
-        shrunk = values.size > 0 and self.high > 2 and 0 < np.max(values) <= 1 and np.min(values) >= 0
-        if wrong or (shrunk and np.any(values % 1)):
+        shrunk = not units and 0 < np.max(values) <= 1 and np.min(values) >= 0
+        if self._mostly_outside(values, units) or (shrunk and np.any(values % 1)):
             raise SchemaError(
                 f"pixels run from {np.min(values):g} to {np.max(values):g}, the model was trained on "
                 f"{self.low:g} to {self.high:g}; rescale them to the trained range"
             )
+
+    def _mostly_outside(self, values: Array, units: bool) -> bool:
+        margin = 0.5 * (self.high - self.low)
+        outside = (values < self.low - margin) | (values > self.high + margin)
+        if values.dtype == np.uint8 and units:  # bytes have no strays: they are levels up to 255
+            return bool(outside.any())
+        share = float(outside.mean())
+        lit = max(1, np.count_nonzero(values != np.min(values)))
+        among_lit = float(outside.sum() / lit)
+        return share > OUT_OF_RANGE_SHARE or (share > STRAY_SHARE and among_lit > OUT_OF_RANGE_SHARE)
 
     def _cast(self, values: Array, present: Mask) -> Array:
         if self.dtype == "float32":

@@ -12,11 +12,12 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from vae_anomaly.choices import whole_number
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.mechanisms import Mask, check_share, check_word, mar, mnar
 
@@ -135,10 +136,11 @@ def block(shape: Sequence[int], size: int | tuple[int, int], seed: int) -> Mask:
     Raises
     ------
     ConfigError
-        If ``shape`` is not that of images or the rectangle does not fit into one.
+        If ``shape`` is not that of images or the rectangle does not fit into one, in whole numbers.
     """
     count, _, height, width = _image_shape(shape)
-    high, wide = (size, size) if isinstance(size, int) else size
+    sides: Any = size if np.ndim(size) else (size, size)
+    high, wide = (whole_number("size", side) for side in sides)
     if not (0 <= high <= height and 0 <= wide <= width):
         raise ConfigError(f"a hidden block of {high}x{wide} does not fit into images of {height}x{width}")
     rng = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vae_anomaly.choices import is_number
 from vae_anomaly.exceptions import ConfigError, MissingPackageError
 
 Floats = npt.NDArray[np.float64]
@@ -80,7 +81,8 @@ def pool_estimates(
     Raises
     ------
     ConfigError
-        If there are fewer than two analyses, shapes differ, or a variance is negative.
+        If there are fewer than two analyses, shapes differ, an estimate is not finite, a variance is
+        negative, or the complete degrees of freedom are not above 0.
 
     References
     ----------
@@ -103,6 +105,13 @@ def pool_estimates(
         )
     if not (squares >= 0).all():
         raise ConfigError("a variance is negative or NaN; give squared standard errors")
+    if not np.isfinite(values).all():
+        raise ConfigError("an estimate is NaN or infinite; leave out the draws whose analysis failed")
+    if not (is_number(complete_degrees_of_freedom) and complete_degrees_of_freedom > 0):
+        raise ConfigError(
+            f"complete_degrees_of_freedom is {complete_degrees_of_freedom!r}; give rows less parameters, "
+            "above 0"
+        )
     within, between = squares.mean(axis=0), values.var(axis=0, ddof=1)
     extra = (1 + 1 / len(values)) * between
     total = within + extra

@@ -123,9 +123,10 @@ class TableSchema:
         Parameters
         ----------
         x : DataFrame, or array-like of shape (B, D)
-            A data frame is read by column name. NaN and None mean missing.
-        observed : bool array-like, shape (B, D), optional
-            In the order of the columns of ``x``.
+            A data frame is read by column name, and its categories by theirs; in a bare array of floats
+            a name is its code. NaN and None mean missing.
+        observed : DataFrame, or bool array-like of shape (B, D), optional
+            A data frame goes by column name, an array has the order of the columns of ``x``.
         strict : bool
             Refuse a category that training did not have, in place of calling it missing.
 
@@ -152,18 +153,19 @@ class TableSchema:
             else pd.DataFrame(array_of(x, "cells"))
         )
         return np.column_stack(
-            [column.read_own(frame.iloc[:, i])[0] for i, column in enumerate(self.columns)]
+            [column.read_own(frame.iloc[:, i], coded=not named)[0] for i, column in enumerate(self.columns)]
         )
 
     def _read(self, x: Any, observed: Any) -> tuple[Array, Mask, Mask]:
-        order = list(range(self.elements))
+        order, names = list(range(self.elements)), list(self._names)
         if isinstance(x, pd.DataFrame):
-            order = self.order([str(name) for name in x.columns])
-            values, unseen = self._read_columns(x.iloc[:, order])
+            names = [str(name) for name in x.columns]
+            order = self.order(names)
+            values, unseen = self._read_columns(x.iloc[:, order], coded=False)
         elif self.has_categories:
             cells = array_of(x, "cells")
             self._check_shape(cells.shape)
-            values, unseen = self._read_columns(pd.DataFrame(cells))
+            values, unseen = self._read_columns(pd.DataFrame(cells), coded=True)
         else:
             values = numbers_of(array_of(x, "cells"), "cells").astype(np.float64)
             unseen = np.zeros(values.shape, dtype=np.bool_)
@@ -171,7 +173,7 @@ class TableSchema:
         refuse_infinite(values, "row")
         present = ~np.isnan(values)
         if observed is not None:
-            mask = mask_of(observed)
+            mask = mask_of(_like(names, observed) if isinstance(observed, pd.DataFrame) else observed)
             if mask.shape != values.shape:
                 raise SchemaError(f"observed has shape {mask.shape}; expected {values.shape}, as the rows")
             present &= mask[:, order]
@@ -182,9 +184,9 @@ class TableSchema:
         if len(shape) != 2 or shape[1] != self.elements:
             raise SchemaError(f"rows have shape {shape}; expected (B, {self.elements})")
 
-    def _read_columns(self, frame: pd.DataFrame) -> tuple[Array, Mask]:
+    def _read_columns(self, frame: pd.DataFrame, coded: bool) -> tuple[Array, Mask]:
         """Columns in model order to numbers, and the cells with a strange category, both (B, D)."""
-        parts = [column.read(frame.iloc[:, i]) for i, column in enumerate(self.columns)]
+        parts = [column.read(frame.iloc[:, i], coded=coded) for i, column in enumerate(self.columns)]
         if not parts:
             return np.empty((len(frame), 0)), np.empty((len(frame), 0), dtype=np.bool_)
         values, unseen = (np.column_stack(part) for part in zip(*parts, strict=True))
@@ -302,6 +304,24 @@ def _by_name(given: Mapping[Any, T], names: list[str], named: bool) -> dict[str,
             raise ConfigError(f"kinds or bounds name an unknown column {key!r}; {hint}")
         found[name] = value
     return found
+
+
+def _like(names: list[str], observed: pd.DataFrame) -> pd.DataFrame:
+    """A mask with its columns in the order of those of the rows."""
+    own = [str(name) for name in observed.columns]
+    if own == names:
+        return observed
+    if strange := [name for name in own if name not in names]:
+        raise SchemaError(
+            f"observed has a column {strange[0]!r} that the rows do not have; give it their names, or pass "
+            "observed.to_numpy() in their order"
+        )
+    if sorted(own) != sorted(names):
+        raise SchemaError(
+            f"observed has {len(own)} columns and the rows {len(names)}; give each of their names once, or "
+            "pass observed.to_numpy() in their order"
+        )
+    return observed.iloc[:, [own.index(name) for name in names]]
 
 
 def _others(names: list[str]) -> str:

@@ -64,6 +64,19 @@ def test_tables_arrive_alike(tmp_path: Path, name: str, write: Any) -> None:
     assert data.labels.tolist() == FRAME["kind"].tolist()
 
 
+def test_names_stay_names_for_a_model_with_other_codes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": range(20), "city": ["oslo", "rome"] * 9 + [None, "oslo"]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    values = load(DataConfig(source=str(tmp_path / "t.csv"))).values
+    assert isinstance(values, pd.DataFrame)
+    assert [str(dtype) for dtype in values.dtypes] == ["float64", "str"]
+    other = TableSchema(
+        (Column("x"), Column("city", "categorical", 0.0, 2.0, "str", ("lima", "oslo", "rome")))
+    )
+    assert other.read(values).values[[0, 1, 19], 1].tolist() == [1.0, 2.0, 1.0]
+    assert other.read(values).observed[18].tolist() == [True, False]
+
+
 def test_tables_of_one_content_share_a_fingerprint(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv")
     write_parquet(tmp_path / "t.parquet")

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.mlflow_store import signature_of
 from pipelines.sync import sync
 from pipelines.tracking import Tracker
 from vae_anomaly.exceptions import ConfigError, TrackingError
@@ -156,6 +157,16 @@ def test_mlflow_serves_the_bundle_as_a_function(
     assert model.metadata.signature.outputs.input_names() == ["score", "is_outlier"]
     assert all(column.required for column in model.metadata.signature.inputs)
     assert model.predict(samples.astype(float))["score"].iloc[0] == -0.5
+
+
+def test_the_signature_of_a_table_has_numbers_and_text() -> None:
+    samples = pd.DataFrame({"n": [np.nan], "city": ["rome"], "size": pd.Categorical(["s"])})
+    inputs = signature_of(samples, None).inputs
+    assert [(c.name, c.type.name, c.required) for c in inputs] == [
+        ("n", "double", True),
+        ("city", "string", True),
+        ("size", "string", True),
+    ]
 
 
 def test_the_environment_names_the_store(

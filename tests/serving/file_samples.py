@@ -252,7 +252,7 @@ def read(path: Path, schema: Schema = TABLE, **options: Any) -> list[Chunk]:
 
 
 def values_of(chunks: list[Chunk]) -> np.ndarray:
-    return np.concatenate([np.asarray(chunk.values) for chunk in chunks])
+    return np.concatenate([chunk.values for chunk in chunks])
 
 
 def observed_of(chunks: list[Chunk]) -> np.ndarray:

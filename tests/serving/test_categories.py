@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from serving.filling import fill_table, filled_schema
 from serving.formats import ReadOptions, open_source
-from serving.tables import TableSource
+from serving.tables import TableSource, to_model
 from vae_anomaly.columns import Column
-from vae_anomaly.exceptions import DataError
+from vae_anomaly.exceptions import DataError, SchemaError
 from vae_anomaly.schema import TableSchema
 
 SIZES = ("s", "m", "l")
@@ -52,7 +53,7 @@ def write(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_categories_are_read_as_the_model_takes_them(tmp_path: Path, name: str) -> None:
     chunk = next(iter(open_source(write(tmp_path / name), SCHEMA).chunks()))
-    np.testing.assert_array_equal(np.asarray(chunk.values), VALUES)
+    np.testing.assert_array_equal(chunk.values, VALUES)
     assert chunk.unseen is not None
     assert chunk.unseen.tolist() == UNSEEN
 
@@ -85,3 +86,53 @@ def test_filled_categories_have_their_names_and_their_order(tmp_path: Path, name
     assert rows["ok"] == (truths if name.endswith("parquet") else [str(truth) for truth in truths])
     if pa.types.is_dictionary(filled["size"].type):
         assert filled["size"].chunk(0).dictionary.to_pylist() == list(SIZES)
+
+
+DIGITS = TableSchema((Column("x"), Column("zip", "categorical", 0.0, 2.0, "str", ("1", "10", "2"))))
+BIG = TableSchema((Column("zip", "categorical", 0.0, 1.0, "str", ("9007199254740993", "9007199254740995")),))
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64(), pa.int8(), pa.string()], ids=str)
+def test_numbers_in_a_column_of_names_are_read_and_filled_by_name(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = pa.array(["1", "10", None, "4"]).cast(kind)
+    pq.write_table(pa.table({"x": [0.5] * 4, "zip": cells}), tmp_path / "rows.parquet")
+    source = open_source(tmp_path / "rows.parquet", DIGITS, everything=True)
+    assert isinstance(source, TableSource)
+    chunk = next(iter(source.chunks()))
+    np.testing.assert_array_equal(chunk.values[:, 1], [0, 1, NAN, NAN])
+    assert chunk.unseen is not None
+    assert chunk.unseen[:, 1].tolist() == [False, False, False, True]
+    own = chunk.observed | chunk.unseen
+    filled = fill_table(chunk.table, source.roles.features, source.known, np.full((4, 2), 2.0), own)
+    assert filled["zip"].type == kind
+    assert filled["zip"].cast(pa.string()).to_pylist() == ["1", "10", "2", "4"]
+    assert filled.schema.equals(filled_schema(source.columns, source.roles.features, source.known, False))
+
+
+def test_whole_numbers_beside_a_gap_keep_their_digits() -> None:
+    cells = pa.chunked_array([pa.array([9007199254740993, None, 9007199254740995])])
+    values, unseen = to_model(cells, BIG.columns[0])
+    np.testing.assert_array_equal(values, [0, NAN, 1])
+    assert not unseen.any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "categories", "strange"),
+    [
+        (pa.float64(), ("lima", "rome"), "lima"),
+        (pa.int8(), ("1", "300"), "300"),
+        (pa.float64(), ("1", "007"), "007"),
+        (pa.int64(), ("1", "2.5"), "2.5"),
+    ],
+    ids=["words", "too-large", "zeros", "half"],
+)
+def test_a_type_that_cannot_hold_the_names_is_refused(
+    kind: pa.DataType, categories: tuple[str, ...], strange: str
+) -> None:
+    column = Column("zip", "categorical", 0.0, 1.0, "str", categories)
+    message = (
+        f"column 'zip' has type {kind}, which cannot hold its category {strange!r}; "
+        "convert the column to text"
+    )
+    with pytest.raises(SchemaError, match=f"^{re.escape(message)}$"):
+        filled_schema(pa.schema([("zip", kind)]), ("zip",), (column,), False)

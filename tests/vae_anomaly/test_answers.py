@@ -311,11 +311,6 @@ def test_an_image_is_the_same_in_any_dress(image_bundle: Bundle, dtype: str, sha
     same_frame(image_bundle.verdicts(given, observed.reshape(shape)), image_bundle.verdicts(x, observed))
 
 
-def test_bool_images_are_zero_and_one(image_bundle: Bundle) -> None:
-    x = rows_of(image_bundle) > 100
-    same_frame(image_bundle.verdicts(x), image_bundle.verdicts(x.astype(np.uint8)))
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -528,6 +523,26 @@ def test_draws_depend_on_seed_and_id_alone(vae: Bundle) -> None:
     seen = np.broadcast_to(observed & ~np.isnan(x.astype(float)), draws.shape)
     assert np.array_equal(draws[seen], np.broadcast_to(x, draws.shape)[seen])
     assert not np.array_equal(draws[0], draws[1])
+
+
+def test_any_type_of_whole_number_is_a_seed(table_bundle: Bundle) -> None:
+    x = np.full((3, 4), NAN)
+    draws = table_bundle.impute(x, draws=2, seed=3, k=50).draws
+    assert draws is not None
+    asked: dict[str, Any] = {"draws": np.int8(2), "seed": np.int64(3), "k": np.uint8(50)}
+    np.testing.assert_array_equal(table_bundle.impute(x, **asked).draws, draws)
+    # Below 0 and beyond 64 bits they are taken modulo 2**64.
+    np.testing.assert_array_equal(table_bundle.impute(x, draws=2, seed=3 - 2**64, k=50).draws, draws)
+
+
+@pytest.mark.parametrize(
+    ("choice", "value"),
+    [("seed", None), ("seed", "a"), ("seed", 2.5), ("draws", 2.5), ("draws", "2"), ("k", 50.0), ("k", "5")],
+)
+def test_what_is_no_whole_number_is_refused(table_bundle: Bundle, choice: str, value: Any) -> None:
+    asked: dict[str, Any] = {"draws": 2, choice: value}
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{choice} is {value!r}; give a whole number')}$"):
+        table_bundle.impute(np.full((1, 4), NAN), **asked)
 
 
 def test_a_unique_index_names_the_rows(table_bundle: Bundle) -> None:

@@ -29,6 +29,8 @@ AUTOENCODER = ModelConfig(kind="autoencoder", hidden=(4,), latent_size=2)
         ({"imputation_draws": -1}, "draws and imputation_draws must be at least 1, got 8 and -1"),
         ({"false_alarm_rate": 0.0}, "false_alarm_rate must be between 0 and 1, got 0.0"),
         ({"false_alarm_rate": 1.0}, "false_alarm_rate must be between 0 and 1, got 1.0"),
+        ({"false_alarm_rate": "0.1"}, "false_alarm_rate must be between 0 and 1, got '0.1'"),
+        ({"false_alarm_rate": None}, "false_alarm_rate must be between 0 and 1, got None"),
     ],
     ids=str,
 )

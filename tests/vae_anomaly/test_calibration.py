@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 from math import comb, nextafter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,13 +139,13 @@ def test_the_number_needed_is_the_smallest_that_is_enough(rows: int) -> None:
             check_rate(rows - 1, alpha)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 5.0, np.nan, np.inf])
-def test_a_rate_outside_0_to_1_is_refused(alpha: float) -> None:
-    rate = re.escape(f"the false alarm rate is {alpha}; choose one above 0 and below 1, such as 0.05")
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 5.0, np.nan, np.inf, "0.1", "a", None])
+def test_a_rate_outside_0_to_1_is_refused(alpha: Any) -> None:
+    rate = re.escape(f"the false alarm rate is {alpha!r}; choose one above 0 and below 1, such as 0.05")
     with pytest.raises(ConfigError, match=f"^{rate}$"):
         check_rate(100, alpha)
     with pytest.raises(
-        ConfigError, match=re.escape(f"the false discovery rate is {alpha}; choose one above")
+        ConfigError, match=re.escape(f"the false discovery rate is {alpha!r}; choose one above")
     ):
         benjamini_hochberg([0.5], alpha)
 

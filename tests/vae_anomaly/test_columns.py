@@ -18,6 +18,7 @@ NAN = np.nan
 TWO_NUMBERS = "give a lower and an upper number, None for no bound"
 CITY = Column("city", "categorical", 0.0, 2.0, "category", ("lima", "oslo", "rome"))
 SIZE = Column("size", "ordinal", 0.0, 2.0, "category", ("s", "m", "l"))
+ZIP = Column("zip", "categorical", 0.0, 2.0, "str", ("1", "10", "2"))
 GRADE = Column("grade", "ordinal", 3.0, 9.0, "int64", (3, 7, 9))
 
 
@@ -111,8 +112,13 @@ def test_cells_that_do_not_go_with_a_kind_are_refused(
     [
         (CITY, ["rome", None, "lima", "bonn"], [2.0, NAN, 0.0, NAN], [False, False, False, True]),
         (CITY, pd.Categorical(["oslo", "bonn", None]), [1.0, NAN, NAN], [False, True, False]),
-        # A float is a code already.
-        (CITY, [2.0, NAN, 3.0, 0.5], [2.0, NAN, NAN, NAN], [False, False, True, True]),
+        (CITY, [2.0, NAN, 3.0, 0.5], [NAN] * 4, [True, False, True, True]),
+        (ZIP, ["10", None, "2", "4"], [1.0, NAN, 2.0, NAN], [False, False, False, True]),
+        (ZIP, [10.0, NAN, 2.0, 4.0, 0.5], [1.0, NAN, 2.0, NAN, NAN], [False, False, False, True, True]),
+        (ZIP, [10, 2, 1, 0], [1.0, 2.0, 0.0, NAN], [False, False, False, True]),
+        (ZIP, pd.array([10, None], dtype="Int64"), [1.0, NAN], [False, False]),
+        (ZIP, np.array([10.0, 2, "1", None], dtype=object), [1.0, 2.0, 0.0, NAN], [False] * 4),
+        (Column("v", "categorical", 0.0, 1.0, "str", ("1", "1.0")), [1.0, NAN], [1.0, NAN], [False, False]),
         (GRADE, [9, 3, 4], [9.0, 3.0, NAN], [False, False, True]),
         (GRADE, pd.Categorical([9, 3, None]), [9.0, 3.0, NAN], [False, False, False]),
         (Column("ok", "binary", 1.0, 2.0), [1.0, 2.0, 0.0, NAN], [1.0, 2.0, NAN, NAN],
@@ -124,8 +130,9 @@ def test_cells_that_do_not_go_with_a_kind_are_refused(
          [False, False]),
         (CITY, arrow_dictionary(["rome", None, "bonn"]), [2.0, NAN, NAN], [False, False, True]),
     ],
-    ids=["names", "category", "codes", "numbers", "number-category", "two-numbers", "two-names", "integer",
-         "arrow-bool", "arrow-dictionary"],
+    ids=["names", "category", "no-codes", "digits", "floats", "ints", "nullable", "objects", "point-zero",
+         "numbers", "number-category", "two-numbers", "two-names",
+         "integer", "arrow-bool", "arrow-dictionary"],
 )  # fmt: skip
 def test_cells_are_read_as_the_model_takes_them(
     column: Column, cells: Any, values: list[float], unseen: list[bool]
@@ -133,6 +140,16 @@ def test_cells_are_read_as_the_model_takes_them(
     read, strange = column.read(pd.Series(cells))
     np.testing.assert_array_equal(read, values)
     assert strange.tolist() == unseen
+
+
+def test_floats_are_names_in_a_frame_and_codes_in_a_bare_array() -> None:
+    schema, cells = TableSchema((ZIP, Column("x"))), np.array([[1.0, 0.5], [10.0, 1.5], [NAN, 2.5]])
+    frame = pd.DataFrame(cells, columns=["zip", "x"])
+    np.testing.assert_array_equal(schema.read(frame).values[:, 0], [0.0, 1.0, NAN])
+    np.testing.assert_array_equal(schema.read(cells).values[:, 0], [1.0, NAN, NAN])
+    assert (schema.unseen(frame).sum(), schema.unseen(cells).tolist()[1]) == (0, [True, False])
+    np.testing.assert_array_equal(schema.own_numbers(frame)[:, 0], [0.0, 1.0, NAN])
+    np.testing.assert_array_equal(schema.own_numbers(cells)[:, 0], [1.0, 10.0, NAN])
 
 
 @pytest.mark.parametrize(
@@ -203,6 +220,18 @@ def test_a_real_column_writes_no_more_than_it_did_before_there_were_kinds() -> N
 def test_bounds_that_do_not_fit_are_refused(column: Column, bounds: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         bounded(column, bounds)
+
+
+def test_a_number_and_its_name_are_one_category_and_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    cells = pd.Series([1, "1", "b", 1, "b", "1"], dtype=object)
+    column = infer_column(cells, "zip")
+    assert column.categories == ("1", "b")
+    assert column.read(cells)[0].tolist() == [0.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    assert caplog.messages == [
+        "column 'zip' holds '1' both as text and as a number or truth; they are one category"
+    ]
+    assert infer_column(pd.Series([1, "b", 1, "b"], dtype=object), "zip").categories == (1, "b")
+    assert len(caplog.messages) == 1
 
 
 def test_bounds_of_an_integer_column_are_rounded_inward() -> None:

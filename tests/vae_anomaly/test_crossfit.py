@@ -95,6 +95,12 @@ def test_a_detector_judges_its_own_table() -> None:
     pd.testing.assert_frame_equal(frame, detector.cross_fit(rows, folds=3))
 
 
+@pytest.mark.parametrize("folds", [2.5, "5", None])
+def test_folds_are_whole(folds: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'folds is {folds!r}; give a whole number')}$"):
+        VAEDetector(settings=QUICK).cross_fit(table_rows(60), folds=folds)
+
+
 @pytest.mark.parametrize("folds", [1, 61])
 def test_folds_out_of_range_are_refused(folds: int) -> None:
     sentence = f"folds must be at least 2 and at most the 60 rows, got {folds}"

@@ -258,6 +258,9 @@ def test_images_of_either_kind() -> None:
     assert grey.predict(grey_images(5)).shape == (5,)
     assert grey.explain(grey_images(5)).contributions.shape == (5, 1, 8, 9)
     assert VAEImputer.from_detector(grey).transform(grey_images(5)).dtype == np.uint8
+    one = r"^got one image of shape \(8, 9\); expected a batch \(B, 1, 8, 9\); pass x\[None\]$"
+    with pytest.raises(SchemaError, match=one):
+        grey.scores(grey_images(5)[0])
     colour = VAEDetector(settings=settings(AUTOENCODER), device="cpu", random_state=0).fit(colour_images(60))
     assert colour.score_samples(colour_images(5)).shape == (5,)
     with pytest.raises(UnsupportedError, match=r"^an autoencoder gives no imputations: "):

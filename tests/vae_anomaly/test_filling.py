@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,34 @@ def test_filled_cells_keep_to_the_columns_dtype(
     frame = pd.DataFrame({"a": cells})
     filled = fill(TableSchema((column,)), frame, frame.notna().to_numpy(), np.full((len(frame), 1), imputed))
     pd.testing.assert_frame_equal(filled, pd.DataFrame({"a": expected}))
+
+
+ZIP = Column("zip", "categorical", 0.0, 2.0, "str", ("1", "10", "300"))
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [
+        (ZIP, [10.0, NAN], [10.0, 300.0]),
+        (ZIP, np.array([10.0, NAN], np.float32), np.array([10.0, 300.0], np.float32)),
+        (ZIP, pd.array([4, None], dtype="Int64"), pd.array([4, 300], dtype="Int64")),
+        (ZIP, pd.array([10, None], dtype="int16[pyarrow]"), pd.array([10, 300], dtype="int16[pyarrow]")),
+        # 300 is none of int8.
+        (ZIP, pd.array([10, None], dtype="Int8"), pd.Series([10, "300"], dtype=object)),
+        (replace(ZIP, categories=("1", "10", "n/a")), [10.0, NAN], pd.Series([10.0, "n/a"], dtype=object)),
+        (replace(ZIP, categories=("1", "10", "007")), [10.0, NAN], pd.Series([10.0, "007"], dtype=object)),
+        (ZIP, ["10", None], ["10", "300"]),
+        (ZIP, [NAN, NAN], pd.Series([NAN, "300"], dtype=object)),
+    ],
+    ids=["float", "float32", "Int64", "arrow", "int8", "word", "zeros", "text", "blank"],
+)
+def test_names_fill_a_column_of_numbers_as_the_numbers_they_are(
+    column: Column, cells: Any, expected: Any
+) -> None:
+    frame, observed = pd.DataFrame({"zip": cells}), np.array([[True], [False]])
+    filled = fill(TableSchema((column,)), frame, observed, np.array([[NAN], [2.0]]))
+    pd.testing.assert_frame_equal(filled, pd.DataFrame({"zip": expected}))
+    assert TableSchema((column,)).read(filled).values[1, 0] == 2.0
 
 
 def test_a_dictionary_of_arrow_is_filled_by_name() -> None:

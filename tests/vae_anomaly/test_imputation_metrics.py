@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,9 +167,21 @@ def test_pooled_intervals_cover_the_truth() -> None:
         ),
         ([1.0, 2.0], [1.0, -1.0], "a variance is negative or NaN; give squared standard errors"),
         ([1.0, 2.0], [1.0, math.nan], "a variance is negative or NaN; give squared standard errors"),
+        (
+            [1.0, math.nan],
+            [1.0, 1.0],
+            "an estimate is NaN or infinite; leave out the draws whose analysis failed",
+        ),
     ],
-    ids=["one", "unequal", "negative", "nan"],
+    ids=["one", "unequal", "negative", "nan", "nan-estimate"],
 )
 def test_what_cannot_be_pooled(estimates: list[float], variances: list[float], sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         pool_estimates(estimates, variances)
+
+
+@pytest.mark.parametrize("freedom", [0, -3, math.nan, "9", None], ids=str)
+def test_complete_degrees_of_freedom_are_above_0(freedom: Any) -> None:
+    sentence = f"complete_degrees_of_freedom is {freedom!r}; give rows less parameters, above 0"
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        pool_estimates([1.0, 2.0], [1.0, 1.0], complete_degrees_of_freedom=freedom)

@@ -65,16 +65,22 @@ def test_the_seed_decides() -> None:
         assert (first != other).any()
 
 
+def test_any_type_of_whole_number_is_the_size_of_a_block() -> None:
+    for size in (np.int64(4), (np.uint8(4), 4), np.array([4, 4])):
+        np.testing.assert_array_equal(block(IMAGES, size, 0), block(IMAGES, 4, 0))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: mcar((2, 2), 1.5, 0), "share of hidden elements is 1.5; give a number from 0 to 1"),
         (lambda: mcar((2, 2), float("nan"), 0), "share of hidden elements is nan; give a number from 0 to 1"),
         (lambda: block((2, 1, 8, 8), 9, 0), "a hidden block of 9x9 does not fit into images of 8x8"),
+        (lambda: block((2, 1, 8, 8), 2.5, 0), "size is 2.5; give a whole number"),  # type: ignore[arg-type]
         (lambda: block((2, 8), 2, 0), "shape is (2, 8); this mask is for images (B, C, H, W)"),
         (lambda: half((2, 1, 8, 8), "up"), "unknown side 'up'; choose from left, right, top, bottom"),  # type: ignore[arg-type]
     ],
-    ids=["share", "nan", "block", "table", "side"],
+    ids=["share", "nan", "block", "half", "table", "side"],
 )
 def test_impossible_masks_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):

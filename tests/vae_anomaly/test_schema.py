@@ -54,7 +54,7 @@ def test_other_shapes_name_expected_and_received(
     refused(schema, np.zeros(shape, np.uint8), message)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int64", ">i2", "float32", ">f8", "float16", object], ids=str)
+@pytest.mark.parametrize("dtype", ["int64", ">i2", "float32", ">f8", "float16", object], ids=str)
 def test_safe_casts_to_uint8_keep_the_values(dtype: Any) -> None:
     x = (np.arange(72).reshape(1, 8, 9) % 2).astype(dtype)
     values, observed = GREY.read(x)
@@ -121,6 +121,60 @@ def test_pixels_in_other_units_are_refused(schema: ImageSchema, x: Any, message:
     refused(schema, x, message)
 
 
+DARK = np.where(np.arange(720).reshape(10, 8, 9) % 9 == 4, 40 + np.arange(720).reshape(10, 8, 9) % 200, 0)
+SYMMETRIC = ImageSchema(1, 8, 9, "float32", -1.0, 1.0)
+LEVELS = ImageSchema(1, 8, 9, "float32", 0.0, 16.0)
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)], ids=["batch", "one"])
+@pytest.mark.parametrize(
+    ("schema", "dtype", "trained"),
+    [
+        (FLOAT, "uint8", "0 to 1"),
+        (FLOAT, "float32", "0 to 1"),
+        (SYMMETRIC, "uint8", "-1 to 1"),
+        (SYMMETRIC, "int64", "-1 to 1"),
+        (LEVELS, "uint8", "0 to 16"),
+        (GREY, "uint16", "0 to 255"),
+    ],
+    ids=["bytes", "floats", "symmetric", "whole", "levels", "16-bit"],
+)
+def test_dark_pixels_in_other_units_are_refused(
+    schema: ImageSchema, dtype: str, trained: str, rows: slice
+) -> None:
+    x = (DARK * (256 if schema is GREY else 1)).astype(dtype)[rows]
+    refused(schema, x, f"pixels run from 0 to {x.max():g}, the model was trained on {trained}; rescale them "
+            "to the trained range")  # fmt: skip
+
+
+def test_bytes_beyond_0_to_1_are_other_units_however_few() -> None:
+    x = np.zeros((1, 8, 9), np.uint8)
+    assert FLOAT.read(x + 1).observed.all()
+    x[0, 0, 0] = 2
+    refused(FLOAT, x, "pixels run from 0 to 2, the model was trained on 0 to 1; rescale them to the trained "
+            "range")  # fmt: skip
+    assert LEVELS.read(x).values.max() == 2
+
+
+def test_a_dark_row_with_strays_is_read_alone_as_in_a_batch() -> None:
+    x = DARK / 255
+    x[3], x[3, 0, 0] = 0.0, 9.0
+    for rows in (slice(None), slice(3, 4)):
+        np.testing.assert_array_equal(FLOAT.read(x[rows]).values[:, 0], x[rows].astype(np.float32))
+
+
+def test_booleans_are_not_levels() -> None:
+    x = np.eye(8, 9, dtype=bool)[None]
+    refused(
+        GREY, x, "pixels are booleans, the model was trained on 0 to 255; rescale them to the trained range"
+    )
+    refused(
+        LEVELS, x, "pixels are booleans, the model was trained on 0 to 16; rescale them to the trained range"
+    )
+    assert FLOAT.read(x).values.sum() == 8
+    assert GREY.read(x.astype(np.uint8)).values.sum() == 8
+
+
 def test_hidden_pixels_have_no_say_about_units() -> None:
     x = np.full((1, 8, 9), 0.5)
     x[0, :6] = 200.0
@@ -185,6 +239,39 @@ def test_the_mask_follows_the_order_of_the_callers_columns() -> None:
     rows = frame(pressure=[1000.0], temperature=[20.0])
     _, observed = WEATHER.read(rows, [[False, True]])
     assert observed.tolist() == [[True, False]]
+
+
+def test_a_frame_of_what_is_observed_goes_by_name() -> None:
+    mask = frame(temperature=[True, False], pressure=[True, True])
+    rows = frame(pressure=[1000.0, 990.0], temperature=[20.0, 10.0])
+    for x in (rows, [[20.0, 1000.0], [10.0, 990.0]]):
+        assert WEATHER.read(x, mask).observed.tolist() == [[True, True], [False, True]]
+        assert WEATHER.read(x, mask[["pressure", "temperature"]]).observed.tolist()[1] == [False, True]
+    # The rows' own names, which the model does not know.
+    named = frame(b=[1.0], a=[2.0])
+    assert BARE.read(named, frame(a=[False], b=[True])).observed.tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize(
+    ("observed", "message"),
+    [
+        (frame(temperature=[True], presure=[True]),
+         "observed has a column 'presure' that the rows do not have; give it their names, or pass "
+         "observed.to_numpy() in their order"),
+        (pd.DataFrame([[True, False]]),
+         "observed has a column '0' that the rows do not have; give it their names, or pass "
+         "observed.to_numpy() in their order"),
+        (frame(temperature=[True]),
+         "observed has 1 columns and the rows 2; give each of their names once, or pass "
+         "observed.to_numpy() in their order"),
+    ],
+    ids=["typo", "numbers", "absent"],
+)  # fmt: skip
+def test_a_frame_of_what_is_observed_with_other_names_is_refused(
+    observed: pd.DataFrame, message: str
+) -> None:
+    refused(WEATHER, frame(temperature=[20.0], pressure=[1000.0]), message, observed)
+    refused(WEATHER, [[20.0, 1000.0]], message, observed)
 
 
 @pytest.mark.parametrize(

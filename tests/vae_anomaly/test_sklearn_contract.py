@@ -145,10 +145,11 @@ def test_rows_with_nothing_observed_have_no_say_in_the_threshold() -> None:
     assert (detector.predict(rows)[8:] == -1).sum() == 18
 
 
-@pytest.mark.parametrize("share", [0.0, -0.1, 0.51, float("nan")])
-def test_contamination_out_of_range_is_refused(share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, -0.1, 0.51, float("nan"), "auto"])
+def test_contamination_out_of_range_is_refused(share: Any) -> None:
     sentence = (
-        f"contamination must be above 0 and at most 0.5, got {share}; leave it None to go by false_alarm_rate"
+        f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by the conformal "
+        "threshold at false_alarm_rate"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         contaminated(share)
