@@ -32,6 +32,8 @@ SMALL = 100
 STEPS, EPOCHS = 5_000, (20, 300)
 # Observed cells hidden to find out how long to train; where they are fewer than the last share, for good.
 HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
+# Of so few hidden cells one alone could say how long to train.
+FEWEST_CELLS = 5
 # K of the importance-weighted bound.
 DRAWS = 10
 # Units of a hidden layer per column, and bounds on them.
@@ -89,7 +91,9 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
 
     A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from a first training and predicted
     from the rest of their rows after every epoch. A second one sees everything and lasts as long as was
-    best. Where the hidden cells are few among all, the first training's best weights are kept.
+    best. Where the hidden cells are few among all, the first training's best weights are kept. Where fewer
+    than `FEWEST_CELLS` can be hidden, as of rows that hold one value each, one training watches some of
+    its own rows.
 
     Raises
     ------
@@ -102,6 +106,8 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     if isinstance(schema, ImageSchema) or len(samples.values) < SMALL:
         return fit_model(schema, parts, settings, seed=seed, device=device)
     hidden = _hidden_cells(parts.train, seed)
+    if hidden.sum() < FEWEST_CELLS:
+        return fit_model(schema, parts, settings, seed=seed, device=device)
     visible = Samples(parts.train.values, parts.train.observed & ~hidden)
     rows = np.flatnonzero(hidden.any(axis=1))
     watched = Parts(visible, take(parts.train, rows), parts.calibration, hidden[rows])
