@@ -24,8 +24,9 @@ from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema
 from vae_anomaly.training import Epoch, TrainingConfig
 
-# Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share.
-CALIBRATION_ROWS, CALIBRATION_SHARE = 19, 0.02
+# Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share; at most the
+# last share of those that hold a value.
+CALIBRATION_ROWS, CALIBRATION_SHARE, CALIBRATION_MOST = 19, 0.02, 0.2
 # Fewer rows than this split as a detector's do.
 SMALL = 100
 # Steps of a table's training, within bounds on epochs.
@@ -149,13 +150,17 @@ def _best_epoch(history: list[Epoch]) -> int:
 def imputer_parts(samples: Samples, seed: int) -> Parts:
     """All rows train but the few that calibrate scores; some that train are watched as validation.
 
-    A detector's split would cost an imputer the third of the rows that it is to fill.
+    A detector's split would cost an imputer the third of the rows that it is to fill. Rows without any
+    value neither calibrate nor are watched where others can: they have no score.
     """
     rows = len(samples.values)
     if rows < SMALL:
         return split_parts(samples, seed)
     order = np.random.default_rng(seed).permutation(rows)
+    empty = np.asarray(~samples.observed.reshape(rows, -1).any(axis=1))
+    order = order[np.argsort(empty[order], kind="stable")]
     calibration = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
-    last, train = np.split(order, [calibration])
+    most = max(1, int(CALIBRATION_MOST * (rows - empty.sum())))
+    last, train = np.split(order, [min(calibration, most)])
     train, last = covering(train, last, samples)
     return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), take(samples, last))

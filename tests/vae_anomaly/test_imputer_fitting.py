@@ -166,8 +166,9 @@ def either_or(rows: int) -> np.ndarray:
         (np.where(np.arange(240)[:, None] % 5, ROWS[:, :1], np.nan), "mar"),
         (either_or(240), "mar"),
         (either_or(240), "mnar-self-high"),
+        (np.where(np.arange(240)[:, None] < 5, ROWS, np.nan), "mar"),
     ],
-    ids=["one column", "one value per row", "not at random"],
+    ids=["one column", "one value per row", "not at random", "five rows with a value"],
 )
 def test_where_no_cell_can_be_hidden_one_training_does(rows: np.ndarray, missing: Missing) -> None:
     schema = infer_schema(rows)
@@ -178,6 +179,16 @@ def test_where_no_cell_can_be_hidden_one_training_does(rows: np.ndarray, missing
     fit = fit_imputer(schema, schema.read(rows), settings, seed=0, device="cpu")
     assert len(fit.history) == 3
     assert np.isfinite([epoch["val_loss"] for epoch in fit.history]).all()
+
+
+def test_rows_without_a_value_neither_calibrate_nor_are_watched() -> None:
+    for filled, calibrating in ((60, 12), (5, 1)):
+        seen = np.zeros(ROWS.shape, dtype=bool)
+        seen[np.random.default_rng(2).permutation(240)[:filled]] = True
+        parts = imputer_parts(Samples(ROWS, seen), seed=0)
+        assert (len(parts.train.values), len(parts.calibration.values)) == (240 - calibrating, calibrating)
+        assert parts.calibration.observed.all()
+        assert parts.validation.observed.all(axis=1).sum() == min(24, filled - calibrating)
 
 
 def test_a_linear_path_needs_no_hidden_layer() -> None:
