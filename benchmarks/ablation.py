@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.cells import cell, half_of_normals
 from benchmarks.development import development_sets
-from benchmarks.harness import parser, show, write
+from benchmarks.harness import parsed, parser, show, write
 from benchmarks.pictures import picture_sets
 from vae_anomaly import VAEDetector
 from vae_anomaly.assembly import ExportConfig
@@ -52,7 +52,7 @@ def main() -> None:
     made.add_argument("--part", choices=PARTS, default="tables")
     made.add_argument("--seed", type=int, action="append", help="repeatable; three where left out")
     made.add_argument("--set", dest="sets", action="append", help="repeatable; all where left out")
-    options = made.parse_args()
+    options = parsed(made)
     torch.set_num_threads(1)
     seeds = options.seed or list(SEEDS[: 1 if options.quick else None])
     cells, used = [], []

@@ -46,19 +46,25 @@ def half_of_normals(x: Rows, anomalous: npt.NDArray[np.bool_], seed: int) -> Spl
     return Split(x[train], x[test], anomalous[test])
 
 
-def cell(work: Path, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a cell, from its file if it is there."""
+def cell(
+    work: Path, name: str, run: Callable[[], dict[str, Any]], wanted: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The figures of a cell, from its file if it is there.
+
+    One that lacks a figure ``wanted`` is measured again; the figures that it has stay.
+    """
     path = work / f"{name}.json"
-    if not path.exists():
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if not known or not known.keys() >= set(wanted):
         work.mkdir(parents=True, exist_ok=True)
-        found = run()
+        found = run() | known
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found))
         temporary.replace(path)
         shown = list(found.items())[:PRINTED]
         print(name, {key: round(value, 3) for key, value in shown}, flush=True)
-    figures: dict[str, Any] = json.loads(path.read_text())
-    return figures
+        known = json.loads(path.read_text())
+    return known
 
 
 def found_cells(work: Path, names: Sequence[str]) -> list[dict[str, Any]]:

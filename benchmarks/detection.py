@@ -27,7 +27,7 @@ from benchmarks.contaminated import TRIMS, contamination, unlabelled
 from benchmarks.detection_speed import fitting, scoring
 from benchmarks.development import development_sets
 from benchmarks.discoveries import discoveries
-from benchmarks.harness import parser, show, write
+from benchmarks.harness import parsed, parser, show, write
 from vae_anomaly import VAEDetector
 
 SETS = (
@@ -54,7 +54,7 @@ def main() -> None:
     made.add_argument("--part", choices=tuple(PARTS), default="tables")
     made.add_argument("--seeds", type=int, help="fewer than three, for a first look")
     made.add_argument("--method", action="append", help="one of the methods; repeatable")
-    options = made.parse_args()
+    options = parsed(made)
     if options.part not in TIMED:
         torch.set_num_threads(1)
     payload = {options.part: PARTS[options.part](options)}

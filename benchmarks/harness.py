@@ -76,6 +76,17 @@ def parser(description: str | None, *, data: bool = True) -> argparse.ArgumentPa
     return made
 
 
+def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; what a quick run keeps goes below ``quick`` of the folder that ``--work`` names.
+
+    A cell is known by its name alone: one that tiny limits made would pass for a measurement.
+    """
+    options = made.parse_args()
+    if options.quick:
+        options.work /= "quick"
+    return options
+
+
 def write(name: str, payload: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> Path | None:
     """Put sections into ``results/<name>.json``; other sections of the file stay.
 

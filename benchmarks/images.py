@@ -26,7 +26,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 
 from benchmarks.cells import RATES, cell, found_cells
 from benchmarks.detection import on_pyod, on_sklearn
-from benchmarks.harness import Stopwatch, parser, show, write
+from benchmarks.harness import Stopwatch, parsed, parser, show, write
 from vae_anomaly.calibration import false_alarm_interval
 from vae_anomaly.fitting import Settings, fit_model, split_parts
 from vae_anomaly.schema import infer_schema
@@ -71,7 +71,7 @@ def main() -> None:
     made.add_argument("--seed", type=int, action="append", help="repeatable; 0 where left out")
     made.add_argument("--beside", action="store_true", help="scores beside the default ones, too")
     made.add_argument("--epochs", type=int, default=0, help="in place of the recommended number")
-    options = made.parse_args()
+    options = parsed(made)
     torch.set_num_threads(1)
     seeds = options.seed or [0]
     for protocol in options.protocol or PROTOCOLS:
@@ -93,7 +93,15 @@ def run_task(task: Task, seed: int, options: argparse.Namespace) -> None:
             else METHODS[name]
         )
         model = options.work / "models" / f"{task.name}-{seed}-{options.epochs}"
-        cell(options.work, f"{task.name}-{seed}-{name}", partial(judged, run, task, model, seed))
+        beside = BESIDE if options.beside and name == OURS else ()
+        wanted = [f"auroc|{kind}|{score}" for kind in task.anomalies for score in beside]
+        held = cell_name(task.name, seed, name, options.epochs)
+        cell(options.work, held, partial(judged, run, task, model, seed), wanted)
+
+
+def cell_name(task: str, seed: int, method: str, epochs: int) -> str:
+    """Of a cell's file; another number of epochs than the recommended one is another cell of ours."""
+    return f"{task}-{seed}-{method}" + (f"-{epochs}" if epochs and method == OURS else "")
 
 
 def tasks(protocol: str, data: str, seed: int, root: Path) -> Iterator[Task]:
@@ -215,11 +223,15 @@ def summary(work: Path, seeds: list[int], epochs: int) -> dict[str, Any]:
         for data in SETS:
             classes = [""] if protocol == "other" else [f"-{label}" for label in CLASSES]
             names = [f"{data}-{protocol}{label}" for label in classes]
-            rows = [row for method in METHODS if (row := method_row(work, names, seeds, method))]
+            rows = [row for method in METHODS if (row := method_row(work, names, seeds, method, epochs))]
             if not rows:
                 continue
             rows.sort(key=lambda row: -statistics.mean(row["auroc"].values()))
-            done = [seed for seed in seeds if found_cells(work, [f"{name}-{seed}-{OURS}" for name in names])]
+            done = [
+                seed
+                for seed in seeds
+                if found_cells(work, [cell_name(name, seed, OURS, epochs) for name in names])
+            ]
             show(
                 f"{data}: {told}",
                 [{"method": row["method"], **row["auroc"], "tasks": row["tasks"]} for row in rows],
@@ -235,13 +247,15 @@ def summary(work: Path, seeds: list[int], epochs: int) -> dict[str, Any]:
     return found
 
 
-def method_row(work: Path, names: list[str], seeds: list[int], method: str) -> dict[str, Any]:
+def method_row(work: Path, names: list[str], seeds: list[int], method: str, epochs: int) -> dict[str, Any]:
     """A method's figures over the tasks it has finished; empty without any."""
-    cells = {name: found_cells(work, [f"{name}-{seed}-{method}" for seed in seeds]) for name in names}
+    cells = {
+        name: found_cells(work, [cell_name(name, seed, method, epochs) for seed in seeds]) for name in names
+    }
     finished = {name: held for name, held in cells.items() if held}
     if not finished:
         return {}
-    each = [found_cells(work, [f"{name}-{seed}-{method}" for name in names]) for seed in seeds]
+    each = [found_cells(work, [cell_name(name, seed, method, epochs) for name in names]) for seed in seeds]
     whole = [held for held in each if len(held) == len(names)]
     return {"method": method, **figures_of(finished), "spread": spread_of(whole)}
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.detection import cell
-from benchmarks.harness import parser, show, write
+from benchmarks.cells import cell
+from benchmarks.harness import parsed, parser, show, write
 from benchmarks.imputation_methods import METHODS, Filled, Method
 from benchmarks.imputation_tasks import Task, breast, coverage, gaussian, images, mcar, mnar
 
@@ -58,7 +58,7 @@ def main() -> None:
     made.add_argument("--method", action="append", choices=METHODS, help="one of the methods; repeatable")
     made.add_argument("--only", default="", help="sets whose name starts so")
     made.add_argument("--seed", type=int, help="one of the seeds")
-    options = made.parse_args()
+    options = parsed(made)
     torch.set_num_threads(1)
     part = PARTS[options.part]
     for task in part.tasks(options.data_root, options.quick):

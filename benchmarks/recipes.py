@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, parser, show, write
+from benchmarks.harness import RESULTS, parsed, parser, show, write
 from pipelines.config import recipe_names
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     )
     made.add_argument("--only", action="append", choices=tuple(all_jobs()), help="one of them; repeatable")
     made.add_argument("--again", action="store_true", help="also those that are recorded already")
-    options = made.parse_args()
+    options = parsed(made)
     done = set() if options.again else recorded(options)
     for name in options.only or (QUICK if options.quick else all_jobs()):
         if name in done:

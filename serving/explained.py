@@ -14,8 +14,7 @@ from serving.chunks import Chunk, ReadOptions, Source, describe
 from serving.claim import Claim, writing
 from serving.formats import open_source
 from serving.models import Explainer
-from serving.pictures import to_picture
-from serving.writers import TableWriter, output_schema
+from serving.writers import TableWriter, output_schema, write_picture
 from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.explanation import Explanation, ranked_columns
 from vae_anomaly.schema import Array, Samples, TableSchema
@@ -51,7 +50,8 @@ def explain_file(
     Raises
     ------
     SchemaError, DataError, ConfigError
-        As `serving.formats.open_source`; the first row that cannot be read stops the job.
+        As `serving.formats.open_source`; the first row that cannot be read stops the job, and so does an
+        image whose heatmap would take the place of another's.
     """
     options, out = options or ReadOptions(), Path(out)
     if top < 1:
@@ -125,10 +125,8 @@ class _Heatmaps:
         """Write the heatmaps of the images wanted."""
         names = chunk.paths or [f"{row}" for row in chunk.rows.tolist()]
         for place in np.flatnonzero(wanted).tolist():
-            path = (self._folder / names[place]).with_suffix(".png")
-            with writing(self._out):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                to_picture(_white_at_most(found.heatmaps[place])[None]).save(path, format="PNG")
+            heat = _white_at_most(found.heatmaps[place])[None]
+            write_picture(heat, self._folder, names[place], "", self._out)
 
     def close(self) -> None:
         """Nothing is left to write."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from vae_anomaly.columns import Column
 from vae_anomaly.exceptions import SchemaError
-from vae_anomaly.filling import cast_array
+from vae_anomaly.filling import cast_array, cast_decimals
 from vae_anomaly.schema import Array, Mask
 
 Floats = npt.NDArray[np.float64]
@@ -62,9 +62,7 @@ def fill_categories(
 
 def _typed(imputed: Floats, kind: pa.DataType) -> pa.Array:
     if pa.types.is_decimal(kind):
-        # Beyond the precision a cast would give zero.
-        most = float(np.nextafter(10.0 ** (kind.precision - kind.scale) - 1, 0))
-        return pa.array(np.clip(imputed, -most, most)).cast(kind, safe=False)
+        return cast_decimals(imputed, kind)
     return pa.array(cast_array(imputed, np.dtype(kind.to_pandas_dtype())), kind)
 
 

@@ -16,9 +16,9 @@ from serving.chunks import Chunk, Source
 from serving.claim import Claim, writing
 from serving.filling import fill_array, fill_table, filled_schema, std_name
 from serving.folders import FolderSource
-from serving.pictures import SUFFIXES, pixels_out, to_picture
+from serving.pictures import SUFFIXES, pixels_out
 from serving.tables import TableSource
-from serving.writers import NpyWriter, TableWriter, output_schema
+from serving.writers import NpyWriter, TableWriter, output_schema, write_picture
 from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.schema import Array, Mask
 
@@ -234,16 +234,4 @@ class ImageImputations(ImputedWriter):
             self._save(name, "__std", spread[i])
 
     def _save(self, name: str, mark: str, pixels: Array) -> None:
-        path = self._folder / name
-        suffix = path.suffix if path.suffix.lower() == ".png" else ".png"
-        path = path.with_name(f"{path.stem}{mark}{suffix}")
-        out = self.claim.out / path.relative_to(self._folder)
-        try:
-            with writing(out):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    to_picture(pixels).save(file, format="PNG")
-        except DataError as error:
-            if isinstance(error.__cause__, FileExistsError):
-                raise DataError(f"two images would both be written as {out}; rename one of them") from error
-            raise
+        write_picture(pixels, self._folder, name, mark, self.claim.out)

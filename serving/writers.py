@@ -1,4 +1,4 @@
-"""Results on disk: Parquet, .npy, and the list of rows set aside."""
+"""Results on disk: Parquet, .npy, PNG, and the list of rows set aside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from serving.chunks import Reject
 from serving.claim import Claim, writing
+from serving.pictures import to_picture
 from vae_anomaly.exceptions import DataError, SchemaError
 from vae_anomaly.schema import Array
 
@@ -160,3 +161,36 @@ class NpyWriter:
         except DataError:
             if kind is None:
                 raise
+
+
+def write_picture(pixels: Array, folder: Path, name: str, mark: str, out: Path) -> None:
+    """Write one PNG into a folder that is to become ``out``, where no other may stand yet.
+
+    Parameters
+    ----------
+    pixels : uint8 ndarray, shape (C, H, W)
+    folder : Path
+    name : str
+        Relative to the folder; another ending than that of a PNG is replaced.
+    mark : str
+        What follows the name's stem.
+    out : Path
+
+    Raises
+    ------
+    DataError
+        If there is one of that name already, or it cannot be written.
+    """
+    path = folder / name
+    suffix = path.suffix if path.suffix.lower() == ".png" else ".png"
+    path = path.with_name(f"{path.stem}{mark}{suffix}")
+    final = out / path.relative_to(folder)
+    try:
+        with writing(final):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                to_picture(pixels).save(file, format="PNG")
+    except DataError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise DataError(f"two images would both be written as {final}; rename one of them") from error
+        raise

@@ -92,6 +92,11 @@ class Column:
         values = range(len(self.categories)) if self.named else self.categories
         return np.array(values, dtype=np.float64)
 
+    @property
+    def levels(self) -> Floats:
+        """The only numbers that the model takes: those of categories, or both of a binary column."""
+        return self.numbers if self.categories else np.array([self.low, self.high], dtype=np.float64)
+
     @cached_property
     def _codes(self) -> dict[str, float]:
         return {str(category): float(code) for code, category in enumerate(self.categories)}
@@ -141,8 +146,7 @@ class Column:
         read = to_numbers(cells, self.name)
         if not self.categories and self.kind != "binary":
             return read, np.zeros(len(read), dtype=np.bool_)
-        known = self.numbers if self.categories else np.array([self.low, self.high], dtype=np.float64)
-        return read, ~np.isnan(read) & ~np.isin(read, known)
+        return read, ~np.isnan(read) & ~np.isin(read, self.levels)
 
     def label(self, values: Floats) -> pd.Series[Any]:
         """The model's numbers as a caller would write them: categories by name, whole numbers whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from vae_anomaly.batches import take
 from vae_anomaly.choices import whole_number
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.schema import Array, Samples
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def cross_fitted(
-    fit: Callable[[Samples, int], Answers], samples: Samples, folds: int, random: np.random.RandomState
+    fit: Callable[[Samples, int], Answers],
+    samples: Samples,
+    folds: int,
+    random: np.random.RandomState,
+    names: Sequence[str] = (),
 ) -> pd.DataFrame:
     r"""Score and p-value of every row, from a model fitted without its fold.
 
@@ -32,6 +36,18 @@ def cross_fitted(
     ----------
     fit : callable
         Rows and a seed to the answers of a model fitted on them.
+    samples : Samples
+    folds : int
+    random : RandomState
+    names : sequence of str
+        Columns of a table, each of which every fit needs a value of; none for images.
+
+    Raises
+    ------
+    ConfigError
+        If there cannot be so many folds.
+    DataError
+        If a column has values in one fold alone, before anything is fitted.
 
     References
     ----------
@@ -44,12 +60,25 @@ def cross_fitted(
     order, seeds = random.permutation(rows), random.randint(2**31, size=folds)
     table = np.full((rows, 2), np.nan)
     fold_of = np.zeros(rows, dtype=np.int64)
-    for fold, held in enumerate(np.sort(part) for part in np.array_split(order, folds)):
+    parts = [np.sort(part) for part in np.array_split(order, folds)]
+    if names:
+        _check_columns(samples, parts, names)
+    for fold, held in enumerate(parts):
         answers = fit(take(samples, np.setdiff1d(order, held)), int(seeds[fold]))
         scores = answers.judged(take(samples, held))["score"]
         table[held] = np.column_stack([scores, _places(scores, answers.calibration["score_score"])])
         fold_of[held] = fold
     return pd.DataFrame({"score": table[:, 0], "p_value": table[:, 1], "fold": fold_of})
+
+
+def _check_columns(samples: Samples, parts: Sequence[npt.NDArray[np.int64]], names: Sequence[str]) -> None:
+    """Refuse a column that a fit would have no value of, though the table has one."""
+    holding = np.array([samples.observed[part].any(axis=0) for part in parts]).sum(axis=0)
+    if alone := [name for name, count in zip(names, holding.tolist(), strict=True) if count == 1]:
+        raise DataError(
+            f"column {alone[0]!r} has all its values in one of {len(parts)} folds, and the fit without that "
+            "fold would have none; leave it out"
+        )
 
 
 def _places(scores: Array, calibrated: Array) -> npt.NDArray[np.float64]:

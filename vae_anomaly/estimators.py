@@ -165,6 +165,13 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         DataFrame
             ``score`` (larger = more anomalous, on the scale of its fold's model), ``p_value`` (compares
             across folds), ``fold``; NaN for rows with nothing observed.
+
+        Raises
+        ------
+        ConfigError
+            If there cannot be so many folds.
+        DataError
+            If a column of a table has all its values in one fold.
         """
         # One schema for all folds: what a column is must not depend on which rows are left out.
         schema, samples = self._read(X)
@@ -173,6 +180,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
             samples,
             folds,
             check_random_state(self.random_state),
+            schema.names if isinstance(schema, TableSchema) else (),
         )
         return frame.set_axis(X.index) if isinstance(X, pd.DataFrame) else frame
 

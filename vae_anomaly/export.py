@@ -31,7 +31,7 @@ from vae_anomaly.graphs import EntryPoint
 from vae_anomaly.imputing import fresh_state
 from vae_anomaly.runtime import OnnxBackend
 from vae_anomaly.schema import ImageSchema, Samples, Schema
-from vae_anomaly.selftest import TESTED, disagreements, p_values_agree
+from vae_anomaly.selftest import RAW, TESTED, disagreements, p_values_agree
 from vae_anomaly.stepping import ALWAYS, fresh_chains
 
 log = logging.getLogger(__name__)
@@ -287,12 +287,18 @@ def check_parity(fitted: Fitted, backend: OnnxBackend, feeds: dict[str, list[Fee
     Raises
     ------
     ParityError
-        If one exceeds its tolerance.
+        If one exceeds its tolerance, or a value in raw units is not finite.
     """
     worst: dict[str, float] = {}
     for graph, batches in feeds.items():
         for values in batches:
             expected, actual = TorchBackend(fitted.graphs).run(graph, values), backend.run(graph, values)
+            for name in RAW:
+                if name in actual and not np.isfinite(actual[name]).all():
+                    raise ParityError(
+                        f"{graph}/{name} holds a value that is not finite; "
+                        "the bundle was not written: report this as a bug"
+                    )
             for name, found in disagreements(expected, actual, fitted.manifest).items():
                 worst[f"{graph}/{name}"] = max(found, worst.get(f"{graph}/{name}", 0.0))
             if graph == "score" and not p_values_agree(actual, fitted.calibration["score_score"]):

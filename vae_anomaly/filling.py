@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from vae_anomaly.columns import Column, plain, without_arrow
 from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
@@ -29,8 +31,9 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
-        other integers with gaps become float64. Categories come by name, in a column of numbers as the
-        numbers that they are written as, where all are; but as codes in an array of numbers.
+        decimals stay decimals, Arrow's with the digits of their type; other integers with gaps become
+        float64. Categories come by name, in a column of numbers as the numbers that they are written as,
+        where all are; but as codes in an array of numbers.
     """
     if isinstance(x, pd.DataFrame):
         flat = (len(observed), schema.elements)
@@ -65,6 +68,14 @@ def numbers_of_names(column: Column, dtype: np.dtype[np.generic]) -> Array | Non
     numbers = pd.to_numeric(words, errors="coerce").fillna(0).to_numpy(np.float64)
     held = cast_array(numbers, dtype)
     return held if np.array_equal(column.read(pd.Series(held))[0], column.numbers) else None
+
+
+def cast_decimals(imputed: Array, kind: pa.DataType) -> pa.Array:
+    """Floats as decimals of a type of Arrow, held to its range."""
+    # Beyond the precision a cast would give zero; of many digits a float's own last one counts.
+    end = 10.0 ** (kind.precision - kind.scale)
+    most = float(min(end - 10.0**-kind.scale, np.nextafter(end, 0)))
+    return pa.array(np.clip(imputed, -most, most)).cast(kind, safe=False)
 
 
 def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
@@ -107,6 +118,8 @@ def _fill_column(
     values = pd.Series(imputed, index=cells.index)
     if pd.api.types.is_float_dtype(cells.dtype):
         return cells.where(observed, values.astype(cells.dtype))
+    if (decimals := _as_decimals(cells, imputed)) is not None:
+        return cells.where(observed, decimals)
     if column is not None and column.kind in ("integer", "binary"):
         if (plain_dtype := getattr(cells.dtype, "numpy_dtype", None)) is not None:
             whole = pd.Series(cast_array(imputed, plain_dtype), cells.index)
@@ -127,6 +140,16 @@ def _fill_numbered(
         return cells.astype(object).where(observed, named.astype(object))
     codes = np.where(observed, 0, imputed).astype(np.int64)
     return cells.where(observed, pd.Series(numbers[codes], cells.index).astype(dtype))
+
+
+def _as_decimals(cells: pd.Series[Any], imputed: Array) -> pd.Series[Any] | None:
+    """The imputed values as the decimals that the cells are, Arrow's or Python's; None if they are none."""
+    if isinstance(cells.dtype, pd.ArrowDtype) and pa.types.is_decimal(cells.dtype.pyarrow_dtype):
+        own = cast_decimals(imputed, cells.dtype.pyarrow_dtype)
+        return pd.Series(pd.arrays.ArrowExtensionArray(own), cells.index)
+    if cells.dtype == object and pd.api.types.infer_dtype(cells) == "decimal":
+        return pd.Series([Decimal(str(value)) for value in imputed.tolist()], cells.index, object)
+    return None
 
 
 def _fill_objects(cells: pd.Series[Any], observed: Array, imputed: Array, column: Column) -> pd.Series[Any]:

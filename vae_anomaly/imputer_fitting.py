@@ -24,14 +24,17 @@ from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema
 from vae_anomaly.training import Epoch, TrainingConfig
 
-# Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share.
-CALIBRATION_ROWS, CALIBRATION_SHARE = 19, 0.02
+# Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share; at most the
+# last share of those that hold a value.
+CALIBRATION_ROWS, CALIBRATION_SHARE, CALIBRATION_MOST = 19, 0.02, 0.2
 # Fewer rows than this split as a detector's do.
 SMALL = 100
 # Steps of a table's training, within bounds on epochs.
 STEPS, EPOCHS = 5_000, (20, 300)
 # Observed cells hidden to find out how long to train; where they are fewer than the last share, for good.
 HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
+# Of so few hidden cells one alone could say how long to train.
+FEWEST_CELLS = 5
 # K of the importance-weighted bound.
 DRAWS = 10
 # Units of a hidden layer per column, and bounds on them.
@@ -89,7 +92,9 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
 
     A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from a first training and predicted
     from the rest of their rows after every epoch. A second one sees everything and lasts as long as was
-    best. Where the hidden cells are few among all, the first training's best weights are kept.
+    best. Where the hidden cells are few among all, the first training's best weights are kept. Where fewer
+    than `FEWEST_CELLS` can be hidden, as of rows that hold one value each, one training watches some of
+    its own rows.
 
     Raises
     ------
@@ -102,6 +107,8 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     if isinstance(schema, ImageSchema) or len(samples.values) < SMALL:
         return fit_model(schema, parts, settings, seed=seed, device=device)
     hidden = _hidden_cells(parts.train, seed)
+    if hidden.sum() < FEWEST_CELLS:
+        return fit_model(schema, parts, settings, seed=seed, device=device)
     visible = Samples(parts.train.values, parts.train.observed & ~hidden)
     rows = np.flatnonzero(hidden.any(axis=1))
     watched = Parts(visible, take(parts.train, rows), parts.calibration, hidden[rows])
@@ -143,13 +150,17 @@ def _best_epoch(history: list[Epoch]) -> int:
 def imputer_parts(samples: Samples, seed: int) -> Parts:
     """All rows train but the few that calibrate scores; some that train are watched as validation.
 
-    A detector's split would cost an imputer the third of the rows that it is to fill.
+    A detector's split would cost an imputer the third of the rows that it is to fill. Rows without any
+    value neither calibrate nor are watched where others can: they have no score.
     """
     rows = len(samples.values)
     if rows < SMALL:
         return split_parts(samples, seed)
     order = np.random.default_rng(seed).permutation(rows)
+    empty = np.asarray(~samples.observed.reshape(rows, -1).any(axis=1))
+    order = order[np.argsort(empty[order], kind="stable")]
     calibration = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
-    last, train = np.split(order, [calibration])
+    most = max(1, int(CALIBRATION_MOST * (rows - empty.sum())))
+    last, train = np.split(order, [min(calibration, most)])
     train, last = covering(train, last, samples)
     return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), take(samples, last))

@@ -36,10 +36,13 @@ MOST_EXPONENT, MOST_VARIANCE = 80.0, 1e30
 
 
 def log_range(column: Column, mean: float, scale: float) -> tuple[float, float]:
-    """The logarithms that values of a column keep to: those of training and `MARGIN` deviations more."""
+    """The logarithms that values of a column keep to: those of training and `MARGIN` deviations more.
+
+    A scale of 0, a constant column's, is read as 1.
+    """
     low = math.log(column.low) if column.low else mean
     high = math.log(column.high) if column.high else mean
-    reach = MARGIN * scale
+    reach = MARGIN * (scale or 1.0)
     return max(low - reach, -LOG_LIMIT), min(high + reach, LOG_LIMIT)
 
 
@@ -55,7 +58,7 @@ class LogAverages(nn.Module):
     features : int
         F.
     mean, scale : float64 Tensor, shape (P,)
-        m and s.
+        m and s; an s of 0 is a constant column's.
     """
 
     places: Tensor
@@ -124,7 +127,8 @@ class LogAverages(nn.Module):
         before = variance.index_select(-1, self.places).double() * self.scale**2
         means = torch.stack([self._logs(mean), own[0]])
         found, spread = _mixture(shares, means, torch.stack([before, own[1]]))
-        return found / self.scale, (spread / self.scale**2).clamp_max(MOST_VARIANCE)
+        scale = torch.where(self.scale == 0, 1.0, self.scale)
+        return found / scale, (spread / scale**2).clamp_max(MOST_VARIANCE)
 
     def put(self, values: Tensor, own: Tensor) -> Tensor:
         """Values (..., F) with those of the P columns replaced."""

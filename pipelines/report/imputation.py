@@ -102,15 +102,17 @@ def regression_fill(train: Samples, scale: Floats) -> Imputer:
 
 
 def columns_in_detail(
-    schema: Schema, truth: Floats, filled: Array, hidden: Bools, scale: Floats
+    schema: TableSchema, truth: Floats, filled: Array, hidden: Bools, scale: Floats
 ) -> list[dict[str, Any]]:
     """Errors of each column of a table, and the share of wrong categories where it holds those."""
     found = [asdict(part) for part in column_errors(truth, filled, hidden, scale)]
-    for i, part in enumerate(found):
+    for i, (part, column) in enumerate(zip(found, schema.columns, strict=True)):
         del part["psnr"]
-        # What averages codes of categories is taken by the nearest one.
-        codes = np.rint(filled[:, i])
-        part["wrong"] = wrong_share(truth[:, i], codes, hidden[:, i]) if discrete(schema)[i] else None
+        part["wrong"] = None
+        if column.kind in DISCRETE:
+            # What averages categories is taken by the nearest one.
+            nearest = np.abs(filled[:, i, None] - column.levels).argmin(axis=1)
+            part["wrong"] = wrong_share(truth[:, i], column.levels[nearest], hidden[:, i])
     return found
 
 
@@ -157,7 +159,7 @@ def _one_pattern(
         name: asdict(errors(test.values, values, numbers, scale, image)) for name, values in filled.items()
     }
     result = {"cells": int(hidden.sum()), "methods": methods}
-    if not image:
+    if isinstance(schema, TableSchema):
         result["column_errors"] = {
             name: columns_in_detail(schema, test.values, v, hidden, scale) for name, v in filled.items()
         }

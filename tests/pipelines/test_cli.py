@@ -335,6 +335,16 @@ def test_explain_pictures(shell: Shell, image_folder: Path, image_bundle: Bundle
     assert np.array_equal(np.asarray(Image.open(Path("heat") / names[3])), np.rint(heat * (255 / heat.max())))
 
 
+def test_heatmaps_of_two_pictures_may_not_meet(shell: Shell, image_folder: Path, pictures: Path) -> None:
+    first = sorted(pictures.rglob("*.png"))[0]
+    Image.open(first).save(first.with_suffix(".jpg"))
+    done = shell("explain", image_folder, pictures, "--all", "--out", "heat")
+    heatmap = Path("heat").absolute() / first.relative_to(pictures)
+    message = f"two images would both be written as {heatmap}; rename one of them"
+    assert (done.code, done.err) == (1, f"vae-anomaly: {message}\n")
+    assert not Path("heat").exists()
+
+
 def test_recalibrate_by_a_file(
     shell: Shell, table_folder: Path, table_bundle: Bundle, rows: pd.DataFrame
 ) -> None:

@@ -149,6 +149,23 @@ def test_categories_count_as_wrong_and_never_as_distances() -> None:
     assert found["random"]["methods"]["model"]["mae"] in (None, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("column", "near", "other"),
+    [
+        (Column("dose", "categorical", categories=(0.1, 0.25, 0.5)), [0.14, 0.2, 0.4], 0.1),
+        (Column("size", "ordinal", categories=(10, 20, 30)), [14.0, 19.0, 27.0], 20.0),
+        (Column("twice", "binary", 0.5, 1.5), [0.9, 1.1, 2.0], 0.5),
+    ],
+    ids=lambda value: value.name if isinstance(value, Column) else "",
+)
+def test_imputed_categories_are_the_nearest_ones(column: Column, near: list[float], other: float) -> None:
+    schema, hidden = TableSchema((column,)), np.ones((3, 1), np.bool_)
+    truth = np.array(column.levels[[0, 1, -1]])[:, None]
+    for filled, share in ((truth, 0.0), (np.array(near)[:, None], 0.0), (np.full((3, 1), other), 2 / 3)):
+        found = imputation.columns_in_detail(schema, truth, filled, hidden, np.ones(1))
+        assert found[0]["wrong"] == pytest.approx(share)
+
+
 def test_pooled_means_are_rubins_of_the_completed_columns() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(50, 2))

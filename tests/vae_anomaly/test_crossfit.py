@@ -11,7 +11,7 @@ from sample_models import TABLE_MODEL, settings, table_rows
 
 from vae_anomaly import VAEDetector
 from vae_anomaly.crossfit import cross_fitted
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.schema import Samples
 
 QUICK = settings(TABLE_MODEL)
@@ -106,3 +106,26 @@ def test_folds_out_of_range_are_refused(folds: int) -> None:
     sentence = f"folds must be at least 2 and at most the 60 rows, got {folds}"
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         VAEDetector(settings=QUICK).cross_fit(table_rows(60), folds=folds)
+
+
+def test_a_column_with_all_its_values_in_one_fold_is_refused_before_any_fit() -> None:
+    fake, values = Fake(), np.arange(120.0).reshape(60, 2)
+    observed = np.ones(values.shape, dtype=bool)
+    observed[:, 1] = np.arange(60) == 41
+    sentence = (
+        "column 'b' has all its values in one of 3 folds, and the fit without that fold would have none; "
+        "leave it out"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(sentence)}$"):
+        cross_fitted(fake.fit, Samples(values, observed), 3, np.random.RandomState(0), ("a", "b"))
+    assert not fake.fits
+    observed[::7, 1] = True
+    cross_fitted(fake.fit, Samples(values, observed), 3, np.random.RandomState(0), ("a", "b"))
+    assert len(fake.fits) == 3
+
+
+def test_a_detector_names_the_column_that_a_fold_holds_alone() -> None:
+    rows = table_rows(60)
+    rows.loc[rows.index != 30, "tiny"] = np.nan
+    with pytest.raises(DataError, match=r"^column 'tiny' has all its values in one of 3 folds, and "):
+        VAEDetector(settings=QUICK).cross_fit(rows, folds=3)

@@ -22,9 +22,10 @@ from vae_anomaly import export
 from vae_anomaly.answers import Answers
 from vae_anomaly.assembly import Fitted, TorchBackend
 from vae_anomaly.calibration import p_values
+from vae_anomaly.encoding import ImageEncoding
 from vae_anomaly.estimators import VAEDetector
 from vae_anomaly.exceptions import BundleError, ParityError
-from vae_anomaly.export import export_bundle, parity_feeds, synthetic, to_onnx
+from vae_anomaly.export import check_parity, export_bundle, parity_feeds, synthetic, to_onnx
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.runtime import Bundle, OnnxBackend, load_bundle
 from vae_anomaly.schema import Column, ImageSchema, TableSchema
@@ -272,6 +273,22 @@ def test_a_graph_that_differs_is_never_sealed(
     with pytest.raises(ParityError, match=f"^{sentence}$"):
         export_bundle(autoencoder_fitted, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_are_not_finite_are_no_agreement(
+    autoencoder_fitted: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with themselves."""
+    torch_backend, feeds = TorchBackend(autoencoder_fitted.graphs), parity_feeds(autoencoder_fitted)
+    assert max(check_parity(autoencoder_fitted, torch_backend, feeds).values()) == 0
+    decode = ImageEncoding.decode
+    monkeypatch.setattr(ImageEncoding, "decode", lambda encoding, y: decode(encoding, y) * np.nan)
+    sentence = (
+        "explain/reconstruction holds a value that is not finite; "
+        "the bundle was not written: report this as a bug"
+    )
+    with pytest.raises(ParityError, match=f"^{re.escape(sentence)}$"):
+        check_parity(autoencoder_fitted, torch_backend, feeds)
 
 
 def test_a_graph_without_its_table_is_never_sealed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,27 @@ def test_names_fill_a_column_of_numbers_as_the_numbers_they_are(
     filled = fill(TableSchema((column,)), frame, observed, np.array([[NAN], [2.0]]))
     pd.testing.assert_frame_equal(filled, pd.DataFrame({"zip": expected}))
     assert TableSchema((column,)).read(filled).values[1, 0] == 2.0
+
+
+MONEY = [Decimal("1.10"), None, Decimal("-3.00")]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "imputed", "expected"),
+    [
+        (pd.ArrowDtype(pa.decimal128(10, 2)), 60.754, "60.75"),
+        (pd.ArrowDtype(pa.decimal256(4, 2)), -1e6, "-99.99"),
+        ("object", 60.754, "60.754"),
+    ],
+    ids=["arrow", "beyond its digits", "objects"],
+)
+@pytest.mark.parametrize("kind", ["real", "integer"])
+def test_decimals_stay_decimals(kind: str, dtype: Any, imputed: float, expected: str) -> None:
+    frame = pd.DataFrame({"a": pd.Series(MONEY, dtype=dtype)})
+    schema = TableSchema((Column("a", kind),))
+    filled = fill(schema, frame, frame.notna().to_numpy(), np.full((3, 1), imputed))
+    assert filled["a"].dtype == dtype
+    assert [str(cell) for cell in filled["a"]] == ["1.10", expected, "-3.00"]
 
 
 def test_a_dictionary_of_arrow_is_filled_by_name() -> None:

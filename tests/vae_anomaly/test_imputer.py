@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from vae_anomaly import VAEDetector, VAEImputer, load_bundle
+from vae_anomaly.columns import Kinds
 from vae_anomaly.exceptions import NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.runtime import Bundle
 
@@ -257,14 +258,15 @@ def test_images_do_not_fit_a_table_that_is_asked_for() -> None:
         assert imputer.transform(images.reshape(12, -1)).shape == (12, 64)
 
 
-def test_a_constant_column_is_imputed_as_it_is() -> None:
+@pytest.mark.parametrize(("kinds", "nats"), [(None, 100), ({1: "positive"}, 4)], ids=["real", "positive"])
+def test_a_constant_column_is_imputed_as_it_is(kinds: Kinds | None, nats: float) -> None:
     rows = np.random.default_rng(0).normal(size=(60, 2))
     rows[:, 1] = 5.5
     rows[::3, 1] = np.nan
-    imputer = VAEImputer(settings=QUICK, device="cpu", random_state=0).fit(rows)
+    imputer = VAEImputer(settings=QUICK, kinds=kinds, device="cpu", random_state=0).fit(rows)
     found = imputer.answers_.impute(rows, draws=3)
     assert np.unique(found.mean[:, 1]).tolist() == [5.5]
     assert not found.std.any()
     assert found.draws is not None
     assert np.unique(found.draws[..., 1]).tolist() == [5.5]
-    assert imputer.answers_.verdicts([[0.0, 5.5], [0.0, 50.0]])["score_recon"].diff()[1] > 100
+    assert imputer.answers_.verdicts([[0.0, 5.5], [0.0, 50.0]])["score_recon"].diff()[1] > nats

@@ -18,6 +18,7 @@ from vae_anomaly.imputer_fitting import (
     imputer_parts,
     imputer_settings,
 )
+from vae_anomaly.missing import Missing
 from vae_anomaly.networks import ModelConfig, make_networks
 from vae_anomaly.objectives import predictive_loss
 from vae_anomaly.schema import ImageSchema, Samples, infer_schema
@@ -152,6 +153,42 @@ def test_a_second_training_lasts_as_long_as_the_first_was_best(rows: int, times:
     best = fit.settings.training.epochs
     assert len(fit.history) == (4 + best if times == 2 else 4)
     assert fit.fitted.manifest.provenance["rows_train"] == (221 if times == 2 else 63)
+
+
+def either_or(rows: int) -> np.ndarray:
+    """Two columns, one value per row."""
+    return np.where(np.arange(rows)[:, None] % 2 == [0, 1], ROWS[:rows, :2], np.nan)
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [
+        (np.where(np.arange(240)[:, None] % 5, ROWS[:, :1], np.nan), "mar"),
+        (either_or(240), "mar"),
+        (either_or(240), "mnar-self-high"),
+        (np.where(np.arange(240)[:, None] < 5, ROWS, np.nan), "mar"),
+    ],
+    ids=["one column", "one value per row", "not at random", "five rows with a value"],
+)
+def test_where_no_cell_can_be_hidden_one_training_does(rows: np.ndarray, missing: Missing) -> None:
+    schema = infer_schema(rows)
+    settings = Settings(
+        ModelConfig(hidden=(8,), latent_size=2, scale="element", likelihood="gaussian", missing=missing),
+        training=TrainingConfig(epochs=3),
+    )
+    fit = fit_imputer(schema, schema.read(rows), settings, seed=0, device="cpu")
+    assert len(fit.history) == 3
+    assert np.isfinite([epoch["val_loss"] for epoch in fit.history]).all()
+
+
+def test_rows_without_a_value_neither_calibrate_nor_are_watched() -> None:
+    for filled, calibrating in ((60, 12), (5, 1)):
+        seen = np.zeros(ROWS.shape, dtype=bool)
+        seen[np.random.default_rng(2).permutation(240)[:filled]] = True
+        parts = imputer_parts(Samples(ROWS, seen), seed=0)
+        assert (len(parts.train.values), len(parts.calibration.values)) == (240 - calibrating, calibrating)
+        assert parts.calibration.observed.all()
+        assert parts.validation.observed.all(axis=1).sum() == min(24, filled - calibrating)
 
 
 def test_a_linear_path_needs_no_hidden_layer() -> None:
