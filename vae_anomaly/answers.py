@@ -316,7 +316,7 @@ class Answers:
     def sample(self, n: int, seed: int = 0) -> Array:
         """Samples from the prior: the decoder's mean at z ~ N(0, I), shape (n, *sample shape)."""
         self._require_vae("samples from the prior")
-        if n < 0:
+        if (n := whole_number("n", n)) < 0:
             raise ConfigError(f"the number of samples must not be negative, got {n}")
         return self.decode(np.random.default_rng(seed).standard_normal((n, self.latent_size)))
 

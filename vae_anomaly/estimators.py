@@ -16,7 +16,7 @@ from sklearn.utils._set_output import _get_output_config
 from vae_anomaly import calibration
 from vae_anomaly.base_estimator import VAEEstimator, has_text_names
 from vae_anomaly.batches import Float
-from vae_anomaly.choices import is_number
+from vae_anomaly.choices import is_number, whole_number
 from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
@@ -385,7 +385,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
         is the uncertainty. Same seed and row, same draws. Categories come as the model's numbers; NaN for
         a name that training did not have, which is kept and has none.
         """
-        drawn = self._answers_for(X).impute(X, draws=draws, seed=seed).draws
+        drawn = self._answers_for(X).impute(X, draws=whole_number("draws", draws), seed=seed).draws
         if drawn is None:
             raise TypeError("an imputation with draws holds them")
         return drawn

@@ -406,6 +406,8 @@ def test_samples_follow_their_seed(vae: Bundle) -> None:
     assert not np.array_equal(first, vae.sample(20, seed=2))
     with pytest.raises(ConfigError, match=r"^the number of samples must not be negative, got -1$"):
         vae.sample(-1)
+    with pytest.raises(ConfigError, match=r"^n is 2\.5; give a whole number$"):
+        vae.sample(2.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

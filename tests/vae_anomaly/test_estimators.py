@@ -236,6 +236,8 @@ def test_sample_draws_imputations(imputer: VAEImputer) -> None:
     assert np.array_equal(drawn, imputer.sample(rows, draws=5))
     assert not np.array_equal(drawn, imputer.sample(rows, draws=5, seed=1))
     assert imputer.sample(rows).shape == (20, 10, 4)
+    with pytest.raises(ConfigError, match=r"^draws is None; give a whole number$"):
+        imputer.sample(rows, draws=None)  # type: ignore[arg-type]
 
 
 def test_an_imputer_fits_and_works_in_a_pipeline() -> None:
