@@ -33,13 +33,13 @@ def with_anomalies(x: Rows, anomalous: npt.NDArray[np.bool_], share: float, seed
     rng = np.random.default_rng(seed)
     normal, strange = (rng.permutation(np.flatnonzero(part)) for part in (~anomalous, anomalous))
     train, rest = np.split(normal, [len(normal) // 2])
-    mixed = mixed_in(len(train), len(strange), share)
+    mixed = anomalies_to_mix(len(train), len(strange), share)
     # The rows judged are the same at every share.
     test = np.concatenate([rest, strange[len(strange) // 2 :]])
     return Split(x[np.concatenate([train, strange[:mixed]])], x[test], anomalous[test])
 
 
-def mixed_in(train: int, strange: int, share: float) -> int:
+def anomalies_to_mix(train: int, strange: int, share: float) -> int:
     """How many of the anomalies join so many normal rows."""
     return min(round(share / (1 - share) * train), strange // 2)
 
@@ -61,7 +61,7 @@ def contamination(
     for name, x, anomalous in sets:
         names.append(name)
         train, strange = int((~anomalous).sum()) // 2, int(anomalous.sum())
-        found = {share: mixed_in(train, strange, share) for share in SHARES}
+        found = {share: anomalies_to_mix(train, strange, share) for share in SHARES}
         reached[name] = {str(share): count / (train + count) for share, count in found.items()}
         for seed in seeds:
             for share in SHARES:

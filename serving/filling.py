@@ -135,7 +135,7 @@ def _require_names(field: pa.Field, column: Column) -> None:
         try:
             held = pa.array([str(category)]).cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            held = pa.nulls(1)
+            held = pa.nulls(1)  # no value is no category: refused below
         if column.read(held.to_pandas().astype(object))[0] != code:
             raise SchemaError(
                 f"column {field.name!r} has type {kind}, which cannot hold its category {category!r}; "

@@ -323,10 +323,10 @@ def _odd_columns(schema: Schema, wild: tuple[int, ...]) -> tuple[str, ...]:
     constant = [column.name for column in schema.columns if column.low == column.high is not None]
     far = "scaled by quartiles, for a few training values are far from all others"
     found = {"constant in training": constant, far: [schema.names[i] for i in wild]}
-    return tuple(f"{what}: {_some(names)}" for what, names in found.items() if names)
+    return tuple(f"{what}: {_first_of(names)}" for what, names in found.items() if names)
 
 
-def _some(names: list[str]) -> str:
+def _first_of(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

@@ -133,7 +133,7 @@ class TableEncoding(nn.Module):
         """
         _refuse_empty(samples, schema)
         mean, deviation = _moments(samples.values, samples.observed)
-        middle, spread, wild = _quartiles(samples.values, samples.observed, deviation)
+        middle, spread, wild = _robust_moments(samples.values, samples.observed, deviation)
         if scaling == "robust":
             return cls(torch.from_numpy(middle), torch.from_numpy(spread))
         mean, scale = np.where(wild, middle, mean), np.where(wild, spread, deviation)
@@ -364,7 +364,7 @@ def _inverse(places: list[int]) -> list[int]:
     return [int(place) for place in np.argsort(places)]
 
 
-def _quartiles(
+def _robust_moments(
     values: np.ndarray, observed: Mask, deviation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, npt.NDArray[np.bool_]]:
     """Median, spread of the middle half, and whether a few cells alone make the deviation of a column.
