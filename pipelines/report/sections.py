@@ -168,7 +168,10 @@ def _imputation(evaluation: Evaluation, plots: drawn.PlotsBySection, side: int |
         blocks: list[Block] = [Grid([gallery[name], table], "lead") for name, table in tables.items()]
     else:
         blocks = [Grid([*tables.values(), *plots.get("imputation", [])], "three" if image else "two")]
-    blocks.append(Grid([_honesty_table(result["patterns"]), *_pooled(evaluation, plots)]))
+    # A table of five columns is cut in half of the page.
+    blocks.append(_honesty_table(result["patterns"]))
+    if pooled := _pooled(evaluation, plots):
+        blocks.append(Grid(pooled))
     return [*blocks, Note(_imputation_note(result, image), quiet=True)]
 
 
