@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -223,9 +224,14 @@ def test_request_ids_and_traces_are_kept_and_logged(table: Live, caplog: pytest.
         answer = table.post(
             "/v1/score", rows(ROW), x_request_id="mine-1", traceparent=f"00-{trace}-{parent}-01"
         )
+        # The line is written once the answer is on its way.
+        deadline = time.monotonic() + 10
+        while not (logged := [r for r in caplog.records if r.name == "serving.access"]):
+            assert time.monotonic() < deadline, "nothing was logged"
+            time.sleep(0.01)
     assert answer.headers["x-request-id"] == "mine-1"
     assert re.fullmatch(f"00-{trace}-[0-9a-f]{{16}}-01", answer.headers["traceresponse"])
-    [facts] = [record.facts for record in caplog.records if record.name == "serving.access"]  # type: ignore[attr-defined]
+    [facts] = [record.facts for record in logged]  # type: ignore[attr-defined]
     assert (facts["trace_id"], facts["parent_id"], facts["request_id"]) == (trace, parent, "mine-1")
     assert (facts["route"], facts["status"], facts["rows"], facts["model_version"]) == (
         "/v1/score",
