@@ -22,11 +22,13 @@ import torch
 from benchmarks.cells import cell
 from benchmarks.harness import parsed, parser, show, write
 from benchmarks.imputation_methods import METHODS, Filled, Method
-from benchmarks.imputation_tasks import Task, breast, coverage, gaussian, images, mcar, mnar
+from benchmarks.imputation_tasks import Task, breast, coverage, development, gaussian, images, mcar, mnar
 
 POINT = ("vae-anomaly", "mean", "KNNImputer", "IterativeImputer", "missForest", "miceforest", "MIWAE")
 # What regresses every pixel on all others, forest by forest, does not finish.
 ON_IMAGES = ("vae-anomaly", "mean", "KNNImputer", "IterativeImputer", "MIWAE")
+VARIANTS = ("vae-anomaly", "half the rate", "twice the steps", "Student's t")
+ON_TABLES = ("mean", "KNNImputer", "IterativeImputer", "missForest")
 LEVEL = 0.95
 
 
@@ -46,6 +48,9 @@ PARTS = {
     "coverage": Part(coverage, ("vae-anomaly", "MICE draws", "miceforest", "MIWAE"), "coverage"),
     "gaussian": Part(
         gaussian, ("vae-anomaly", "exact", "mean", "KNNImputer", "IterativeImputer", "MIWAE"), "mse"
+    ),
+    "development": Part(
+        development, (*VARIANTS, "mean", "KNNImputer", "IterativeImputer", "missForest"), "nmse"
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 from benchmarks import miwae
 from benchmarks.imputation_tasks import Rows, Task, exact_gaussian
 from vae_anomaly import VAEImputer
+from vae_anomaly.fitting import Settings
+from vae_anomaly.imputer_fitting import imputer_settings
+from vae_anomaly.schema import infer_schema
 
 # Pixels with no gap while training leave too much to regress on all others: the nearest so many.
 NEAREST_PIXELS = 100
@@ -64,6 +68,37 @@ def fit_ours(task: Task) -> VAEImputer:
     """Told of the missing process where the protocol tells."""
     settings: dict[str, Any] = {"missing": "mnar-self-high"} if task.missing == "mnar" else {}
     return VAEImputer(random_state=task.seed, **settings).fit(task.fit.reshape(-1, *task.shape))
+
+
+def varied(change: Callable[[Settings], Settings]) -> Method:
+    """VAEImputer with other settings than its own."""
+
+    def fill(task: Task) -> Filled:
+        schema = infer_schema(task.fit)
+        settings = change(imputer_settings(schema, schema.read(task.fit)))
+        return Filled(VAEImputer(settings=settings, random_state=task.seed).fit_transform(task.fit))
+
+    return fill
+
+
+def at_half_the_rate(settings: Settings) -> Settings:
+    """Of learning."""
+    assert settings.training is not None
+    return replace(
+        settings, training=replace(settings.training, learning_rate=settings.training.learning_rate / 2)
+    )
+
+
+def with_twice_the_steps(settings: Settings) -> Settings:
+    """In as many more epochs."""
+    assert settings.training is not None
+    return replace(settings, training=replace(settings.training, epochs=2 * settings.training.epochs))
+
+
+def with_heavy_tails(settings: Settings) -> Settings:
+    """Student's t in place of the normal distribution."""
+    assert settings.model is not None
+    return replace(settings, model=replace(settings.model, likelihood="student-t"))
 
 
 def transformer(make: Callable[[Task], Any], image_rows: int | None = None) -> Method:
@@ -138,5 +173,8 @@ METHODS: dict[str, Method] = {
     "miceforest": gradient_boosted,
     "MIWAE": importance_weighted,
     "MICE draws": mice,
+    "half the rate": varied(at_half_the_rate),
+    "twice the steps": varied(with_twice_the_steps),
+    "Student's t": varied(with_heavy_tails),
     "exact": lambda task: Filled(exact_gaussian(task)),
 }

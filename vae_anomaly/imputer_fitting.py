@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from vae_anomaly.assembly import Parts
 from vae_anomaly.batches import take
@@ -39,6 +40,8 @@ HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
 FEWEST_CELLS = 5
 # K of the importance-weighted bound.
 DRAWS = 10
+# Standard errors that a difference exceeds by chance one time in twenty.
+BEYOND_CHANCE = 1.645
 # Units of a hidden layer per column, and bounds on them.
 UNITS, WIDTHS = 4, (128, 256)
 # Images: rows shown against a detector's and work against its limit, share of them under a random mask,
@@ -90,11 +93,11 @@ def _table_training(samples: Samples) -> TrainingConfig:
 
 
 def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: int, device: str) -> Fit:
-    """Train on all rows for as long as cells hidden from training become more likely.
+    """Train on all rows for as long as cells hidden from training speak for.
 
-    A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from a first training and predicted
-    from the rest of their rows after every epoch. A second one sees everything and lasts as long as was
-    best. Where the hidden cells are few among all, the first training's best weights are kept. Where fewer
+    A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from trainings of a few lengths and
+    predicted from the rest of their rows, see `_long_enough`. A last one sees everything and is as long as
+    was best. Where the hidden cells are few among all, one training's best weights are kept. Where fewer
     than `FEWEST_CELLS` can be hidden, as of rows that hold one value each, one training watches some of
     its own rows.
 
@@ -118,12 +121,37 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     process = complete.model is not None and complete.model.missing != "mar"
     if hidden.sum() < FEW_CELLS * parts.train.observed.sum() and not process:
         return fit_model(schema, watched, complete, seed=seed, device=device)
-    trainer, _ = make_trainer(schema, watched, _ignorable(complete), seed, device)
-    history = trainer.fit(watched.train, watched.validation, watched.hidden)
-    training = complete.training or TrainingConfig()
-    again = replace(training, epochs=_best_epoch(history), keep="last")
-    fit = fit_model(schema, parts, replace(complete, training=again), seed=seed, device=device)
+    epochs, history = _long_enough(schema, watched, _ignorable(complete), seed, device)
+    training = replace(complete.training or TrainingConfig(), epochs=epochs, keep="last")
+    fit = fit_model(schema, parts, replace(complete, training=training), seed=seed, device=device)
     return Fit(fit.fitted, fit.settings, [*history, *fit.history])
+
+
+def _long_enough(
+    schema: Schema, watched: Parts, settings: Settings, seed: int, device: str
+) -> tuple[int, list[Epoch]]:
+    """How many epochs the hidden cells speak for, and the history of that training.
+
+    A third of those given, unless all make the cells likelier, or a ninth does so beyond chance: the errors
+    of longer trainings are smaller, and what a training too long costs is narrow intervals.
+    """
+    longest, hidden = settings.training or TrainingConfig(), watched.hidden
+    assert hidden is not None
+
+    def train(part: int) -> tuple[list[Epoch], npt.NDArray[np.float64]]:
+        training = replace(longest, epochs=max(1, longest.epochs // part), keep="last")
+        trainer, _ = make_trainer(schema, watched, replace(settings, training=training), seed, device)
+        history = trainer.fit(watched.train, watched.validation, hidden)
+        return history, trainer.hidden_costs(watched.validation, hidden)
+
+    (history, costs), (all_history, all_costs) = train(3), train(1)
+    if all_costs.mean() < costs.mean():
+        return len(all_history), all_history
+    short_history, short_costs = train(9)
+    saved = costs - short_costs
+    if len(saved) > 1 and saved.mean() > BEYOND_CHANCE * saved.std(ddof=1) / np.sqrt(len(saved)):
+        return len(short_history), short_history
+    return len(history), history
 
 
 def _ignorable(settings: Settings) -> Settings:
@@ -139,14 +167,6 @@ def _hidden_cells(samples: Samples, seed: int) -> Mask:
     hidden[np.arange(len(hidden)), observed.argmax(axis=1)] = False
     hidden[observed.argmax(axis=0), np.arange(hidden.shape[1])] = False
     return hidden
-
-
-def _best_epoch(history: list[Epoch]) -> int:
-    """Where the validation loss, averaged over a twentieth of the epochs, is least."""
-    width = max(1, len(history) // 20)
-    losses = np.array([epoch["val_loss"] for epoch in history])
-    means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
-    return int(means.argmin()) + (width + 1) // 2
 
 
 def imputer_parts(samples: Samples, seed: int) -> Parts:

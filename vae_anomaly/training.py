@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -145,10 +147,11 @@ class Data:
     hidden: Tensor | None = None
 
     @classmethod
-    def of(cls, samples: Samples, device: torch.device) -> Data:
+    def of(cls, samples: Samples, device: torch.device, hidden: Mask | None = None) -> Data:
         """Move samples to the device once."""
         observed = None if samples.observed.all() else torch.from_numpy(samples.observed).to(device)
-        return cls(torch.from_numpy(samples.values).to(device), observed)
+        cells = None if hidden is None else torch.from_numpy(hidden).to(device)
+        return cls(torch.from_numpy(samples.values).to(device), observed, cells)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -221,10 +224,7 @@ class Trainer:
             wanted == "auto" and gains_from_bfloat16(device)
         )
         try:
-            watched = Data.of(validation, device)
-            if hidden is not None:
-                watched.hidden = torch.from_numpy(hidden).to(device)
-            return self._run(Data.of(train, device), watched, device, resume)
+            return self._run(Data.of(train, device), Data.of(validation, device, hidden), device, resume)
         finally:
             self.model.mixed_precision = False
             self.model.eval()
@@ -374,26 +374,45 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, data: Data) -> Epoch:
         """The bound at full KL weight on validation rows, under the same noise every epoch."""
-        self.model.eval()
-        generator = torch.Generator(data.values.device).manual_seed(self.seed)
         total, means = 0.0, []
-        for rows in torch.arange(len(data), device=data.values.device).split(1024):
-            encoded = self.encoding(*data.batch(rows))
-            noise = self._noise(len(rows), generator)
-            total += self._validation_loss(encoded, data.hidden, rows, noise)
+        for encoded, hidden, noise in self._watched(data):
+            if hidden is not None:
+                total += float(self._hidden_costs(encoded, hidden, noise).sum())
+            else:
+                part = losses(
+                    self.model, encoded.x, encoded.observed, noise, self.objective, self.objective.beta
+                )
+                total += float(part.loss) * len(encoded.x)
             means.append(self.model.encode(encoded.x, encoded.observed).mean)
         active = (torch.cat(means).var(dim=0, correction=0) > ACTIVE_VARIANCE).sum()
         return {"val_loss": total / len(data), "active_units": float(active)}
 
-    def _validation_loss(self, encoded: Encoded, hidden: Tensor | None, rows: Tensor, noise: Tensor) -> float:
-        """Sum over rows: the bound, or what the hidden cells cost given the others."""
-        x, observed = encoded.x, encoded.observed
-        if hidden is not None and isinstance(self.model, VAE):
-            cells = hidden[rows].flatten(1) & observed
-            costs = predictive_loss(self.model, x, observed & ~cells, cells, noise)
-            return float(torch.minimum(costs, CELL_COST * cells.sum(dim=1)).sum())
-        part = losses(self.model, x, observed, noise, self.objective, self.objective.beta)
-        return float(part.loss) * len(rows)
+    @torch.no_grad()
+    def hidden_costs(self, samples: Samples, hidden: Mask) -> npt.NDArray[np.float64]:
+        """Negative log-density of each row's ``hidden`` cells given its other ones, nats, shape (n,)."""
+        device = choose_device(self.device)
+        data = Data.of(samples, device, hidden)
+        costs = [
+            self._hidden_costs(encoded, cells, noise)
+            for encoded, cells, noise in self._watched(data)
+            if cells is not None
+        ]
+        return torch.cat(costs).double().cpu().numpy()
+
+    def _watched(self, data: Data) -> Iterator[tuple[Encoded, Tensor | None, Tensor]]:
+        """Rows in model space, their cells to predict if there are any, and the noise of every epoch."""
+        self.model.eval()
+        generator = torch.Generator(data.values.device).manual_seed(self.seed)
+        hidden = data.hidden if isinstance(self.model, VAE) else None
+        for rows in torch.arange(len(data), device=data.values.device).split(1024):
+            encoded = self.encoding(*data.batch(rows))
+            cells = None if hidden is None else hidden[rows].flatten(1) & encoded.observed
+            yield encoded, cells, self._noise(len(rows), generator)
+
+    def _hidden_costs(self, encoded: Encoded, cells: Tensor, noise: Tensor) -> Tensor:
+        assert isinstance(self.model, VAE)
+        costs = predictive_loss(self.model, encoded.x, encoded.observed & ~cells, cells, noise)
+        return torch.minimum(costs, CELL_COST * cells.sum(dim=1))
 
     def _check(self, figures: Epoch, state: Checkpoint) -> None:
         first = abs(state.history[0]["val_loss"]) if state.history else math.inf

@@ -7,12 +7,12 @@ import pytest
 import torch
 from linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
 
+from vae_anomaly import imputer_fitting
 from vae_anomaly.assembly import Parts
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import Settings, make_trainer, split_parts
 from vae_anomaly.imputer_fitting import (
     HIDDEN_SHARE,
-    _best_epoch,
     _hidden_cells,
     fit_imputer,
     imputer_parts,
@@ -85,10 +85,56 @@ def test_few_rows_split_as_a_detector_splits_them() -> None:
     assert [len(part.values) for part in parts[:3]] == [35, 5, 10]
 
 
-def test_the_best_epoch_is_that_of_the_mean_over_a_twentieth() -> None:
-    losses = np.concatenate([np.linspace(3, 1, 50), np.linspace(1, 2, 50)])
-    losses[90] = 0.5  # a lucky epoch in bad company
-    assert abs(_best_epoch([{"val_loss": loss} for loss in losses]) - 51) <= 1
+@pytest.mark.parametrize(
+    ("ninth", "whole", "epochs"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], [0.9, 1.0, 1.0, 1.0], 90),  # all are likelier: nothing shorter is looked at
+        ([0.9, 0.8, 0.9, 0.8], [1.1, 1.0, 1.0, 1.0], 10),  # a ninth is likelier in every row
+        ([-2.0, 1.5, 1.5, 1.5], [1.1, 1.0, 1.0, 1.0], 30),  # a ninth is likelier by one row alone
+        ([1.1, 1.2, 1.1, 1.2], [1.0, 1.0, 1.0, 1.0], 30),  # nothing is likelier
+    ],
+)
+def test_a_third_trains_unless_hidden_cells_speak_for_more_or_clearly_for_less(
+    ninth: list[float], whole: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = {10: ninth, 30: [1.0] * 4, 90: whole}
+
+    class Trainer:
+        def __init__(self, config: TrainingConfig) -> None:
+            self.epochs = config.epochs
+
+        def fit(self, *watched: object) -> list[dict[str, float]]:
+            return [{"val_loss": 0.0}] * self.epochs
+
+        def hidden_costs(self, *watched: object) -> np.ndarray:
+            return np.array(costs[self.epochs])
+
+    monkeypatch.setattr(
+        imputer_fitting,
+        "make_trainer",
+        lambda schema, parts, settings, *rest: (Trainer(settings.training), None),
+    )
+    shown = samples()
+    watched = Parts(shown, shown, shown, shown.observed)
+    settings = Settings(training=TrainingConfig(epochs=90))
+    found, history = imputer_fitting._long_enough(infer_schema(ROWS), watched, settings, 0, "cpu")
+    assert (found, len(history)) == (epochs, epochs)
+
+
+def test_costs_of_hidden_cells_are_the_validation_loss_row_by_row() -> None:
+    shown = samples()
+    hidden = _hidden_cells(shown, seed=0)
+    parts = Parts(Samples(shown.values, shown.observed & ~hidden), shown, shown, hidden)
+    settings = Settings(
+        ModelConfig(hidden=(4,), latent_size=2, scale="element"),
+        training=TrainingConfig(epochs=2, keep="last", precision="float32"),
+    )
+    trainer, _ = make_trainer(infer_schema(ROWS), parts, settings, seed=0, device="cpu")
+    last = trainer.fit(parts.train, parts.validation, hidden)[-1]["val_loss"]
+    costs = trainer.hidden_costs(parts.validation, hidden)
+    assert costs.shape == (240,)
+    assert costs.mean() == pytest.approx(last, rel=1e-6)
+    assert (costs[~hidden.any(axis=1)] == 0).all()
 
 
 def test_one_cell_far_out_cannot_choose_the_epoch() -> None:
@@ -142,16 +188,17 @@ def test_tables_get_four_units_per_column_within_bounds(columns: int, width: int
 
 
 @pytest.mark.parametrize(("rows", "times"), [(240, 2), (90, 1)], ids=["twice", "once"])
-def test_a_second_training_lasts_as_long_as_the_first_was_best(rows: int, times: int) -> None:
+def test_a_second_training_lasts_as_long_as_the_best_of_the_first_ones(rows: int, times: int) -> None:
     shown = Samples(ROWS[:rows], samples().observed[:rows])
     settings = Settings(
         ModelConfig(hidden=(8,), latent_size=2, scale="element", skip=True),
-        training=TrainingConfig(epochs=4, random_mask=0.3),
+        training=TrainingConfig(epochs=9, random_mask=0.3),
     )
     fit = fit_imputer(infer_schema(ROWS), shown, settings, seed=0, device="cpu")
     assert fit.settings.training is not None
     best = fit.settings.training.epochs
-    assert len(fit.history) == (4 + best if times == 2 else 4)
+    assert best in ((1, 3, 9) if times == 2 else (9,))
+    assert len(fit.history) == times * best
     assert fit.fitted.manifest.provenance["rows_train"] == (221 if times == 2 else 63)
 
 
