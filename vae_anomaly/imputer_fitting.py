@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -32,8 +33,8 @@ CALIBRATION_ROWS, CALIBRATION_SHARE, CALIBRATION_MOST = 19, 0.02, 0.2
 SMALL = 100
 # Steps of a table's training, within bounds on epochs.
 STEPS, EPOCHS = 5_000, (20, 300)
-# Peak of the learning rate: on mixtures 3e-3 left errors a tenth larger, or took three times the steps.
-RATE = 6e-3
+# Peak of the learning rate for the smallest batches; it grows with the root of their size.
+RATE, BATCHES = 3e-3, (32, 128)
 # Observed cells hidden to find out how long to train; where they are fewer than the last share, for good.
 HIDDEN_SHARE, HIDDEN_CELLS, FEW_CELLS = 0.1, 5_000, 0.03
 # Of so few hidden cells one alone could say how long to train.
@@ -42,6 +43,8 @@ FEWEST_CELLS = 5
 DRAWS = 10
 # Standard errors that a difference exceeds by chance one time in twenty.
 BEYOND_CHANCE = 1.645
+# Trainings to look at that are shorter than half of the longest, parts of it.
+SHORTER = (4, 8)
 # Units of a hidden layer per column, and bounds on them.
 UNITS, WIDTHS = 4, (128, 256)
 # Images: rows shown against a detector's and work against its limit, share of them under a random mask,
@@ -81,13 +84,13 @@ def _image_settings(schema: ImageSchema, rows: int) -> Settings:
 
 def _table_training(samples: Samples) -> TrainingConfig:
     rows = len(samples.values)
-    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), 32, 128))
+    batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), *BATCHES))
     epochs = int(np.clip(STEPS * batch // max(rows, 1), *EPOCHS))
     missing = 1 - float(samples.observed.mean())
     return TrainingConfig(
         epochs=epochs,
         batch_size=batch,
-        learning_rate=RATE,
+        learning_rate=RATE * math.sqrt(batch / BATCHES[0]),
         random_mask=0.5 - missing / 2,
     )
 
@@ -132,8 +135,8 @@ def _long_enough(
 ) -> tuple[int, list[Epoch]]:
     """How many epochs the hidden cells speak for, and the history of that training.
 
-    A third of those given, unless all make the cells likelier, or a ninth does so beyond chance: the errors
-    of longer trainings are smaller, and what a training too long costs is narrow intervals.
+    Half of those given, unless all make the cells likelier, or a quarter does so beyond chance, or an eighth
+    beyond the quarter: after longer trainings errors are smaller, after too long ones intervals too narrow.
     """
     longest, hidden = settings.training or TrainingConfig(), watched.hidden
     assert hidden is not None
@@ -144,13 +147,15 @@ def _long_enough(
         history = trainer.fit(watched.train, watched.validation, hidden)
         return history, trainer.hidden_costs(watched.validation, hidden)
 
-    (history, costs), (all_history, all_costs) = train(3), train(1)
+    (history, costs), (all_history, all_costs) = train(2), train(1)
     if all_costs.mean() < costs.mean():
         return len(all_history), all_history
-    short_history, short_costs = train(9)
-    saved = costs - short_costs
-    if len(saved) > 1 and saved.mean() > BEYOND_CHANCE * saved.std(ddof=1) / np.sqrt(len(saved)):
-        return len(short_history), short_history
+    for part in SHORTER:
+        short_history, short_costs = train(part)
+        saved = costs - short_costs
+        if len(saved) < 2 or saved.mean() <= BEYOND_CHANCE * saved.std(ddof=1) / np.sqrt(len(saved)):
+            break
+        history, costs = short_history, short_costs
     return len(history), history
 
 
