@@ -135,8 +135,10 @@ def _long_enough(
 ) -> tuple[int, list[Epoch]]:
     """How many epochs the hidden cells speak for, and the history of that training.
 
-    Half of those given, unless all make the cells likelier, or a quarter does so beyond chance, or an eighth
-    beyond the quarter: after longer trainings errors are smaller, after too long ones intervals too narrow.
+    Those after which they were likeliest, if that was in the second half of the longest training. A run
+    whose rate is still high says little about a shorter one: half is trained to its end then, and gives way
+    to a quarter where that makes the cells likelier beyond chance, and that to an eighth likewise. Errors
+    are smaller after longer trainings, and intervals too narrow after too long ones.
     """
     longest, hidden = settings.training or TrainingConfig(), watched.hidden
     assert hidden is not None
@@ -147,15 +149,16 @@ def _long_enough(
         history = trainer.fit(watched.train, watched.validation, hidden)
         return history, trainer.hidden_costs(watched.validation, hidden)
 
-    (history, costs), (all_history, all_costs) = train(2), train(1)
-    if all_costs.mean() < costs.mean():
-        return len(all_history), all_history
+    history, _ = train(1)
+    if (best := _best_epoch(history)) > len(history) / 2:
+        return best, history
+    history, costs = train(2)
     for part in SHORTER:
-        short_history, short_costs = train(part)
+        shorter, short_costs = train(part)
         saved = costs - short_costs
         if len(saved) < 2 or saved.mean() <= BEYOND_CHANCE * saved.std(ddof=1) / np.sqrt(len(saved)):
             break
-        history, costs = short_history, short_costs
+        history, costs = shorter, short_costs
     return len(history), history
 
 
@@ -172,6 +175,14 @@ def _hidden_cells(samples: Samples, seed: int) -> Mask:
     hidden[np.arange(len(hidden)), observed.argmax(axis=1)] = False
     hidden[observed.argmax(axis=0), np.arange(hidden.shape[1])] = False
     return hidden
+
+
+def _best_epoch(history: list[Epoch]) -> int:
+    """Where the validation loss, averaged over a twentieth of the epochs, is least."""
+    width = max(1, len(history) // 20)
+    losses = np.array([epoch["val_loss"] for epoch in history])
+    means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    return int(means.argmin()) + (width + 1) // 2
 
 
 def imputer_parts(samples: Samples, seed: int) -> Parts:
