@@ -263,9 +263,9 @@ REASONS = (
         ),
     ),
     Reason(
-        "On the wines the best is our MIWAE, which has Student's t and three times the steps in smaller batches. "
-        "Tried on development tables beside a higher learning rate, which stayed: twice the steps, wider "
-        "layers, other shares of random masks, harder clipping; they gained little or nothing. More "
+        "On the wines the best is our MIWAE, which has Student's t and three times the steps in smaller "
+        "batches. Tried on development tables beside a higher learning rate, which stayed: twice the steps, "
+        "wider layers, other shares of random masks, harder clipping; they gained little or nothing. More "
         "importance samples to fill gained nothing beyond the default. Next: Student's t for columns with "
         "heavy tails.",
         tuple(
