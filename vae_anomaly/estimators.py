@@ -298,6 +298,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
                 "add_indicator appends columns to a table, and got images; set it to False "
                 "and keep np.isnan(X) beside the result"
             )
+        model = self.settings.model if self.settings is not None else None
+        if model is not None and model.kind == "autoencoder":
+            raise ConfigError(
+                "an autoencoder gives no imputations: its code has no distribution to weigh or draw from; "
+                'set kind to "vae"'
+            )
 
     def _fit(self, schema: Schema, samples: Samples, seed: int) -> Fit:
         settings = self.settings or imputer_settings(schema, samples)

@@ -269,6 +269,12 @@ def test_images_of_either_kind() -> None:
         VAEImputer.from_detector(colour).transform(colour_images(5))
 
 
+def test_an_imputer_of_an_autoencoder_is_refused_before_it_trains() -> None:
+    imputer = VAEImputer(settings=settings(AUTOENCODER))
+    with pytest.raises(ConfigError, match=r'^an autoencoder gives no imputations: .*; set kind to "vae"$'):
+        imputer.fit(np.zeros((200, 4)))
+
+
 @pytest.mark.parametrize(("levels", "dtype"), [(17, "int64"), (17, "int16"), (1000, "int32"), (2, "bool")])
 def test_images_of_whole_numbers_score_as_those_of_floats(levels: int, dtype: str) -> None:
     images = np.random.default_rng(0).integers(0, levels, (60, 8, 8))
