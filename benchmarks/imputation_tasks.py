@@ -124,7 +124,8 @@ def development(data_root: Path, quick: bool) -> Iterator[Task]:
     hidden = np.tanh(rng.standard_normal((4_000, 3)) @ rng.standard_normal((3, 24)))
     curved = hidden @ rng.standard_normal((24, 12)) / 3 + 0.2 * rng.standard_normal((4_000, 12))
     curved[:, :4], curved[:, 4] = np.exp(curved[:, :4]), np.round(3 * curved[:, 4])
-    sets = {"mixture": mixture, "curved": curved, "wine": load_wine().data, "diabetes": load_diabetes().data}
+    sets = {"mixture": mixture, "mixture, 300 rows": mixture[:300], "curved": curved}
+    sets |= {"wine": load_wine().data, "diabetes": load_diabetes().data}
     for name, truth in sets.items():
         yield from hidden_at_random(name, standardised(truth[: 300 if quick else None]), 0.5, quick)
 

@@ -389,7 +389,10 @@ class Trainer:
 
     @torch.no_grad()
     def hidden_costs(self, samples: Samples, hidden: Mask) -> npt.NDArray[np.float64]:
-        """Negative log-density of each row's ``hidden`` cells given its other ones, nats, shape (n,)."""
+        """Negative log-density of each row's ``hidden`` cells given its other ones, nats, shape (n,).
+
+        At most `CELL_COST` per hidden cell; a row without any costs nothing.
+        """
         device = choose_device(self.device)
         data = Data.of(samples, device, hidden)
         costs = [
