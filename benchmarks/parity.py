@@ -85,7 +85,7 @@ def train_briefly(name: str, data_root: Path, rows: int) -> Trained:
     recipe = load_recipe(name, sections={"data": data})
     dataset = load(recipe.data)
     parts = split_parts(dataset.schema.read(dataset.values), seed=0)
-    settings = recipe.settings(dataset.schema, len(parts.train.values))
+    settings = recipe.settings(dataset.schema, parts.train)
     if settings.model is None or settings.training is None:
         raise TypeError("completed settings hold a model and its training")
     settings = replace(

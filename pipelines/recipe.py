@@ -6,21 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.config import from_mapping, overrides, read_toml, recipe_path
 from pipelines.data import DataConfig
 from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import Settings
+from vae_anomaly.imputer_fitting import imputer_settings
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.objectives import ObjectiveConfig
-from vae_anomaly.schema import Schema
+from vae_anomaly.schema import Samples, Schema
 from vae_anomaly.training import TrainingConfig
 
 # Sections that are recommended from the data where a recipe does not have them.
-RECOMMENDED: dict[str, type[ModelConfig] | type[TrainingConfig]] = {
+RECOMMENDED: dict[str, type[ModelConfig] | type[ObjectiveConfig] | type[TrainingConfig]] = {
     "model": ModelConfig,
+    "objective": ObjectiveConfig,
     "training": TrainingConfig,
 }
 
@@ -36,12 +38,16 @@ class Recipe:
     name : str
         Of the run and of the registered model.
     description : str
+    task : {"detection", "imputation"}
+        What the model is trained for; it gives both answers either way. "imputation" trains as
+        `VAEImputer` does.
     seed : int
         Of the split, the first weights, batches, noise and masks.
     data : DataConfig
     model : ModelConfig, optional
         Recommended from the data where there is no ``[model]`` section.
-    objective : ObjectiveConfig
+    objective : ObjectiveConfig, optional
+        Likewise.
     training : TrainingConfig, optional
         Likewise.
     export : ExportConfig
@@ -51,10 +57,11 @@ class Recipe:
 
     name: str
     description: str = ""
+    task: Literal["detection", "imputation"] = "detection"
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig | None = None
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig | None = None
     training: TrainingConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
     changes: Changes = field(default_factory=dict)
@@ -65,10 +72,12 @@ class Recipe:
                 f"a model cannot be called {self.name!r}; leave out slashes, quotes and : . % @ (--name)"
             )
 
-    def settings(self, schema: Schema, rows: int) -> Settings:
-        """The part that is about the model, complete, for so many training rows of a schema."""
-        given = Settings(self.model, self.objective, self.training, self.export)
-        complete = given.completed(schema, rows)
+    def settings(self, schema: Schema, samples: Samples) -> Settings:
+        """The part that is about the model, complete, for training rows of a schema."""
+        recommended = imputer_settings(schema, samples) if self.task == "imputation" else Settings()
+        objective = replace(self.objective or recommended.objective, **self.changes.get("objective", {}))
+        model, training = self.model or recommended.model, self.training or recommended.training
+        complete = Settings(model, objective, training, self.export).completed(schema, len(samples.values))
         changed = {name: replace(getattr(complete, name), **values) for name, values in self.changes.items()}
         return replace(complete, **changed)
 

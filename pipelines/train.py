@@ -19,11 +19,12 @@ from pipelines.splits import Rows, Splits, split
 from pipelines.tracking import Tracker
 from serving.claim import Claim
 from vae_anomaly.assembly import Parts
-from vae_anomaly.checkpoints import read_checkpoint
+from vae_anomaly.checkpoints import past_epochs
 from vae_anomaly.devices import choose_device
 from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts
 from vae_anomaly.runtime import load_bundle
 from vae_anomaly.schema import Samples
 from vae_anomaly.training import Callback, Epoch
@@ -83,6 +84,7 @@ class _Job:
     recipe: Recipe
     dataset: Dataset
     splits: Splits
+    samples: Samples
     settings: Settings
     folder: Path
     device: str
@@ -98,6 +100,7 @@ class _Job:
     def params(self) -> dict[str, Any]:
         """Every setting, as the tracking store shows it."""
         return {
+            "task": self.recipe.task,
             "seed": self.recipe.seed,
             "data": _data_config(self.recipe.data),
             **{name: asdict(getattr(self.settings, name)) for name in SECTIONS},
@@ -135,7 +138,7 @@ def train(
     callbacks : sequence of callables
         Each gets every epoch's figures.
     on_start : callable, optional
-        Gets the number of epochs before the first.
+        Gets the number of epochs before the first, where it is known.
 
     Raises
     ------
@@ -149,12 +152,14 @@ def train(
     choose_device(device)
     dataset = load(recipe.data)
     splits = split(dataset, recipe.data, recipe.seed)
-    settings = recipe.settings(dataset.schema, len(splits.train))
+    samples = samples_of(dataset, _shown(recipe, splits))
+    settings = recipe.settings(dataset.schema, samples)
     folder = out or run_folder(root, recipe.name, resume)
-    job = _Job(recipe, dataset, splits, settings, folder, device)
+    job = _Job(recipe, dataset, splits, samples, settings, folder, device)
     with Claim(folder):
         _begin(job, resume)
-        if on_start is not None and settings.training is not None:
+        # How long an imputer trains is found out on the way.
+        if on_start is not None and settings.training is not None and recipe.task == "detection":
             on_start(settings.training.epochs)
         if not track:
             return _run(job, resume, callbacks)
@@ -189,6 +194,13 @@ def samples_of(dataset: Dataset, rows: Rows) -> Samples:
     """Some rows of a data set as the model reads them."""
     values = dataset.values
     return dataset.schema.read(values[rows] if isinstance(values, np.ndarray) else values.iloc[rows])
+
+
+def _shown(recipe: Recipe, splits: Splits) -> Rows:
+    """The rows that weights are fitted to; an imputer watches cells of these, not further rows."""
+    if recipe.task == "detection":
+        return splits.train
+    return np.sort(np.concatenate([splits.train, splits.validation]))
 
 
 def _begin(job: _Job, resume: bool) -> None:
@@ -248,21 +260,18 @@ def _run(
         raise
 
 
-def past_epochs(checkpoints: Path) -> list[Epoch]:
-    """Figures of the epochs that the newest checkpoint has behind it."""
-    found = read_checkpoint(checkpoints)
-    return found.history if found else []
-
-
 def _fit(job: _Job, resume: bool, callbacks: Sequence[Callback], run_id: str | None) -> Fit:
-    splits = job.splits
-    rows = (splits.train, splits.validation, splits.calibration)
-    train, validation, calibration = (samples_of(job.dataset, part) for part in rows)
-    return fit_model(
+    splits, seed = job.splits, job.recipe.seed
+    calibration = samples_of(job.dataset, splits.calibration)
+    if job.recipe.task == "imputation":
+        fit, parts = fit_imputer, imputer_parts(job.samples, seed, calibration)
+    else:
+        fit, parts = fit_model, Parts(job.samples, samples_of(job.dataset, splits.validation), calibration)
+    return fit(
         job.dataset.schema,
-        Parts(train, validation, calibration),
+        parts,
         job.settings,
-        seed=job.recipe.seed,
+        seed=seed,
         device=job.device,
         name=job.recipe.name,
         provenance={

@@ -22,7 +22,7 @@ from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.explanation import Explanation
 from vae_anomaly.fitting import Fit, Settings, recommended_model
-from vae_anomaly.imputer_fitting import fit_imputer, imputer_settings
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts, imputer_settings
 from vae_anomaly.missing import Missing
 from vae_anomaly.schema import Array, Samples, Schema, TableSchema
 
@@ -298,19 +298,13 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
                 "add_indicator appends columns to a table, and got images; set it to False "
                 "and keep np.isnan(X) beside the result"
             )
-        model = self.settings.model if self.settings is not None else None
-        if model is not None and model.kind == "autoencoder":
-            raise ConfigError(
-                "an autoencoder gives no imputations: its code has no distribution to weigh or draw from; "
-                'set kind to "vae"'
-            )
 
     def _fit(self, schema: Schema, samples: Samples, seed: int) -> Fit:
         settings = self.settings or imputer_settings(schema, samples)
         if self.missing != "mar":
             model = settings.model or recommended_model(schema)
             settings = replace(settings, model=replace(model, missing=self.missing))
-        return fit_imputer(schema, samples, settings, seed=seed, device=self.device)
+        return fit_imputer(schema, imputer_parts(samples, seed), settings, seed=seed, device=self.device)
 
     def _after_fit(self, X: Any) -> None:
         self.indicator_: Any = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,8 @@ import numpy.typing as npt
 from vae_anomaly.assembly import Parts
 from vae_anomaly.batches import take
 from vae_anomaly.budget import within_budget
+from vae_anomaly.checkpoints import counted_on
+from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import (
     Fit,
     Settings,
@@ -24,7 +29,7 @@ from vae_anomaly.fitting import (
 from vae_anomaly.masks import mcar
 from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import ImageSchema, Mask, Samples, Schema
-from vae_anomaly.training import Epoch, TrainingConfig
+from vae_anomaly.training import Callback, Epoch, TrainingConfig
 
 # Rows kept out to calibrate scores: as many as a false alarm rate of .05 needs, or this share; at most the
 # last share of those that hold a value.
@@ -95,8 +100,20 @@ def _table_training(samples: Samples) -> TrainingConfig:
     )
 
 
-def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: int, device: str) -> Fit:
-    """Train on all rows for as long as cells hidden from training speak for.
+def fit_imputer(
+    schema: Schema,
+    parts: Parts,
+    settings: Settings,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    name: str = "model",
+    provenance: dict[str, Any] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Fit:
+    """Train on all training rows for as long as cells hidden from training speak for.
 
     A tenth of the observed cells, at most `HIDDEN_CELLS`, is hidden from trainings of a few lengths and
     predicted from the rest of their rows, see `_long_enough`. A last one sees everything and is as long as
@@ -104,62 +121,125 @@ def fit_imputer(schema: Schema, samples: Samples, settings: Settings, *, seed: i
     than `FEWEST_CELLS` can be hidden, as of rows that hold one value each, one training watches some of
     its own rows.
 
+    Epochs are counted through all trainings, in the history and for the callbacks. The last training has its
+    checkpoints in that folder, each before it in a numbered one below; ``resume`` goes on in the one that was
+    not finished.
+
     Raises
     ------
+    ConfigError
+        If the settings are of an autoencoder.
     DataError
         If there are too few rows, or a column holds no value.
     DivergedError
         If the loss loses its way.
     """
-    parts = imputer_parts(samples, seed)
-    if isinstance(schema, ImageSchema) or len(samples.values) < SMALL:
-        return fit_model(schema, parts, settings, seed=seed, device=device)
-    hidden = _hidden_cells(parts.train, seed)
+    if settings.model is not None and settings.model.kind == "autoencoder":
+        raise ConfigError(
+            "an autoencoder gives no imputations: its code has no distribution to weigh or draw from; "
+            'set kind to "vae"'
+        )
+
+    def fit(parts: Parts, settings: Settings, before: Sequence[Epoch] = ()) -> Fit:
+        made = fit_model(
+            schema,
+            parts,
+            settings,
+            seed=seed,
+            device=device,
+            name=name,
+            provenance=provenance,
+            checkpoints=checkpoints,
+            resume=resume,
+            callbacks=_counting_on(callbacks, before),
+        )
+        return Fit(made.fitted, made.settings, [*before, *counted_on(made.history, before)])
+
+    train = parts.train
+    if isinstance(schema, ImageSchema) or len(train.values) + len(parts.calibration.values) < SMALL:
+        return fit(parts, settings)
+    hidden = _hidden_cells(train, seed)
     if hidden.sum() < FEWEST_CELLS:
-        return fit_model(schema, parts, settings, seed=seed, device=device)
-    visible = Samples(parts.train.values, parts.train.observed & ~hidden)
+        return fit(parts, settings)
+    visible = Samples(train.values, train.observed & ~hidden)
     rows = np.flatnonzero(hidden.any(axis=1))
-    watched = Parts(visible, take(parts.train, rows), parts.calibration, hidden[rows])
+    watched = Parts(visible, take(train, rows), parts.calibration, hidden[rows])
     complete = settings.completed(schema, len(visible.values))
     process = complete.model is not None and complete.model.missing != "mar"
-    if hidden.sum() < FEW_CELLS * parts.train.observed.sum() and not process:
-        return fit_model(schema, watched, complete, seed=seed, device=device)
-    epochs, history = _long_enough(schema, watched, _ignorable(complete), seed, device)
-    training = replace(complete.training or TrainingConfig(), epochs=epochs, keep="last")
-    fit = fit_model(schema, parts, replace(complete, training=training), seed=seed, device=device)
-    return Fit(fit.fitted, fit.settings, [*history, *fit.history])
+    if hidden.sum() < FEW_CELLS * train.observed.sum() and not process:
+        return fit(watched, complete)
+    search = _Search(schema, watched, _ignorable(complete), seed, device, checkpoints, resume, callbacks)
+    training = replace(complete.training or TrainingConfig(), epochs=_long_enough(search), keep="last")
+    return fit(parts, replace(complete, training=training), search.history)
 
 
-def _long_enough(
-    schema: Schema, watched: Parts, settings: Settings, seed: int, device: str
-) -> tuple[int, list[Epoch]]:
-    """How many epochs the hidden cells speak for, and the history of that training.
+@dataclass
+class _Search:
+    """Trainings of parts of the longest length, one after the other, that predict hidden cells.
+
+    Attributes
+    ----------
+    history : list of dict
+        Figures per epoch of all of them, counted on.
+    """
+
+    schema: Schema
+    watched: Parts
+    settings: Settings
+    seed: int = 0
+    device: str = "auto"
+    checkpoints: Path | None = None
+    resume: bool = False
+    callbacks: Sequence[Callback] = ()
+    history: list[Epoch] = field(default_factory=list)
+
+    def train(self, part: int) -> tuple[list[Epoch], npt.NDArray[np.float64]]:
+        """A ``part``-th of the epochs: their figures, and the costs of each row's hidden cells at the end."""
+        longest, watched = self.settings.training or TrainingConfig(), self.watched
+        assert watched.hidden is not None
+        training = replace(longest, epochs=max(1, longest.epochs // part), keep="last")
+        trainer, _ = make_trainer(
+            self.schema,
+            watched,
+            replace(self.settings, training=training),
+            self.seed,
+            self.device,
+            self.checkpoints and self.checkpoints / str(part),
+            _counting_on(self.callbacks, self.history),
+        )
+        history = trainer.fit(watched.train, watched.validation, watched.hidden, resume=self.resume)
+        self.history = [*self.history, *counted_on(history, self.history)]
+        return history, trainer.hidden_costs(watched.validation, watched.hidden)
+
+
+def _long_enough(search: _Search) -> int:
+    """How many epochs the hidden cells speak for.
 
     Those after which they were likeliest, if that was in the second half of the longest training. A run
     whose rate is still high says little about a shorter one: half is trained to its end then, and gives way
     to a quarter where that makes the cells likelier beyond chance, and that to an eighth likewise. Errors
     are smaller after longer trainings, and intervals too narrow after too long ones.
     """
-    longest, hidden = settings.training or TrainingConfig(), watched.hidden
-    assert hidden is not None
-
-    def train(part: int) -> tuple[list[Epoch], npt.NDArray[np.float64]]:
-        training = replace(longest, epochs=max(1, longest.epochs // part), keep="last")
-        trainer, _ = make_trainer(schema, watched, replace(settings, training=training), seed, device)
-        history = trainer.fit(watched.train, watched.validation, hidden)
-        return history, trainer.hidden_costs(watched.validation, hidden)
-
-    history, _ = train(1)
+    history, _ = search.train(1)
     if (best := _best_epoch(history)) > len(history) / 2:
-        return best, history
-    history, costs = train(2)
+        return best
+    history, costs = search.train(2)
     for part in SHORTER:
-        shorter, short_costs = train(part)
+        shorter, short_costs = search.train(part)
         saved = costs - short_costs
         if len(saved) < 2 or saved.mean() <= BEYOND_CHANCE * saved.std(ddof=1) / np.sqrt(len(saved)):
             break
         history, costs = shorter, short_costs
-    return len(history), history
+    return len(history)
+
+
+def _counting_on(callbacks: Sequence[Callback], before: Sequence[Epoch]) -> list[Callback]:
+    """The same, told epochs that are counted on from those ``before``."""
+
+    def told(callback: Callback) -> Callback:
+        return lambda figures: callback(*counted_on([figures], before))
+
+    return [told(callback) for callback in callbacks]
 
 
 def _ignorable(settings: Settings) -> Settings:
@@ -185,20 +265,22 @@ def _best_epoch(history: list[Epoch]) -> int:
     return int(means.argmin()) + (width + 1) // 2
 
 
-def imputer_parts(samples: Samples, seed: int) -> Parts:
-    """All rows train but the few that calibrate scores; some that train are watched as validation.
+def imputer_parts(samples: Samples, seed: int, calibration: Samples | None = None) -> Parts:
+    """All rows train but the few that calibrate scores, or those given; some that train are watched.
 
     A detector's split would cost an imputer the third of the rows that it is to fill. Rows without any
     value neither calibrate nor are watched where others can: they have no score.
     """
     rows = len(samples.values)
-    if rows < SMALL:
+    if rows < SMALL and calibration is None:
         return split_parts(samples, seed)
-    order = np.random.default_rng(seed).permutation(rows)
+    train = np.random.default_rng(seed).permutation(rows)
     empty = np.asarray(~samples.observed.reshape(rows, -1).any(axis=1))
-    order = order[np.argsort(empty[order], kind="stable")]
-    calibration = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
-    most = max(1, int(CALIBRATION_MOST * (rows - empty.sum())))
-    last, train = np.split(order, [min(calibration, most)])
-    train, last = covering(train, last, samples)
-    return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), take(samples, last))
+    train = train[np.argsort(empty[train], kind="stable")]
+    if calibration is None:
+        wanted = max(CALIBRATION_ROWS, round(CALIBRATION_SHARE * rows))
+        most = max(1, int(CALIBRATION_MOST * (rows - empty.sum())))
+        last, train = np.split(train, [min(wanted, most)])
+        train, last = covering(train, last, samples)
+        calibration = take(samples, last)
+    return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), calibration)

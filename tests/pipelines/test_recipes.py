@@ -12,15 +12,17 @@ from pipelines.config import recipe_names
 from pipelines.recipe import Recipe, load_recipe
 from vae_anomaly.encoding import fit_encoding
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.fitting import recommended_training
+from vae_anomaly.fitting import Settings, recommended_training
+from vae_anomaly.imputer_fitting import imputer_settings
 from vae_anomaly.networks import ModelConfig, map_sizes
-from vae_anomaly.schema import Schema, infer_schema
+from vae_anomaly.schema import ImageSchema, infer_schema
 from vae_anomaly.training import Trainer
 from vae_anomaly.vae import Autoencoder, make_likelihood, make_model, parameter_count
 
 ROWS = 12
 SHAPES = {
     "default-image": (1, 28, 28),
+    "default-imputer": (5,),
     "default-table": (5,),
     "digits": (1, 8, 8),
     "fashion-autoencoder": (1, 28, 28),
@@ -37,19 +39,21 @@ def named(name: str, *changes: str) -> Recipe:
     return load_recipe(name, changes, {"data": {"source": "somewhere"}})
 
 
-def samples(shape: tuple[int, ...]) -> np.ndarray:
+def samples(shape: tuple[int, ...], rows: int = ROWS) -> np.ndarray:
     rng = np.random.default_rng(0)
     if len(shape) == 1:
-        return rng.normal(size=(ROWS, *shape))
-    return rng.integers(0, 256, (ROWS, *shape)).astype(np.uint8)
+        return rng.normal(size=(rows, *shape))
+    return rng.integers(0, 256, (rows, *shape)).astype(np.uint8)
 
 
-def schema_of(name: str) -> Schema:
-    return infer_schema(samples(SHAPES[name]))
+def settings_of(recipe: Recipe, name: str, rows: int = ROWS) -> Settings:
+    x = samples(SHAPES[name], rows)
+    schema = infer_schema(x)
+    return recipe.settings(schema, schema.read(x))
 
 
 def model_of(name: str, *changes: str) -> Autoencoder:
-    complete = named(name, *changes).settings(schema_of(name), ROWS)
+    complete = settings_of(named(name, *changes), name)
     assert complete.model is not None
     return make_model(SHAPES[name], complete.model, torch.Generator().manual_seed(0))
 
@@ -62,7 +66,7 @@ def test_every_recipe_is_tested() -> None:
 def test_a_recipe_trains_a_step(name: str) -> None:
     recipe, x = named(name, "training.epochs=1", "training.precision=float32"), samples(SHAPES[name])
     schema = infer_schema(x)
-    complete = recipe.settings(schema, ROWS)
+    complete = settings_of(recipe, name)
     assert complete.training is not None
     assert complete.training.epochs == 1
     read, model = schema.read(x), model_of(name)
@@ -144,19 +148,39 @@ def test_a_name_that_no_registry_takes_is_refused_before_training(name: str) -> 
 
 
 def test_a_change_leaves_the_other_recommended_settings_alone() -> None:
-    schema = schema_of("digits")
-    complete = load_recipe("digits", ["training.epochs=3", "model.latent_size=5"]).settings(schema, 1000)
-    recommended = recommended_training(schema, 1000)
+    recipe = load_recipe("digits", ["training.epochs=3", "model.latent_size=5"])
+    complete = settings_of(recipe, "digits", 1000)
+    recommended = recommended_training(ImageSchema(1, 8, 8), 1000)
     assert recommended.random_mask == 0.5
     assert complete.training == replace(recommended, epochs=3)
     assert complete.model is not None
     assert (complete.model.network, complete.model.latent_size) == ("conv", 5)
 
 
+def test_an_imputer_has_the_settings_of_the_estimator_but_for_the_changes() -> None:
+    x = samples((5,), 200)
+    schema = infer_schema(x)
+    expected = imputer_settings(schema, schema.read(x))
+    assert settings_of(named("default-imputer"), "default-imputer", 200) == expected
+    changed = settings_of(named("default-imputer", "objective.draws=3"), "default-imputer", 200)
+    assert changed == replace(expected, objective=replace(expected.objective, draws=3))
+    assert expected.objective.bound == "iw"
+
+
+def test_trimming_shortens_a_recommended_training() -> None:
+    whole, trimmed = (
+        settings_of(named("default-table", *changes), "default-table", 200).training
+        for changes in ((), ("objective.trim=0.1",))
+    )
+    assert whole is not None
+    assert trimmed is not None
+    assert trimmed.epochs * 10 == whole.epochs
+
+
 def test_a_section_of_a_file_stands_for_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[data]\nsource = "digits"\n[training]\nepochs = 7\n')
-    training = load_recipe(str(path), ["training.patience=2"]).settings(schema_of("digits"), 1000).training
+    training = settings_of(load_recipe(str(path), ["training.patience=2"]), "digits").training
     assert training is not None
     assert (training.epochs, training.patience, training.random_mask) == (7, 2, 0.0)
 
@@ -167,6 +191,6 @@ def test_options_win_over_assignments() -> None:
 
 
 def test_tiny_digits_are_tiny() -> None:
-    complete = tiny_digits().settings(schema_of("digits"), 200)
+    complete = settings_of(tiny_digits(), "digits")
     assert complete.model is not None
     assert parameter_count(make_model((1, 8, 8), complete.model, torch.Generator())) < 2000

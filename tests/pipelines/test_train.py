@@ -18,12 +18,16 @@ from tiny_runs import NOVEL, Tracked, tiny_digits
 from pipelines import train as train_module
 from pipelines.data import load
 from pipelines.recipe import load_recipe
-from pipelines.train import TrainingRun, first_difference, run_folder, train
+from pipelines.splits import split
+from pipelines.train import TrainingRun, first_difference, run_folder, samples_of, train
 from serving.claim import Claim
 from vae_anomaly.assembly import Fitted
+from vae_anomaly.checkpoints import past_epochs
 from vae_anomaly.exceptions import ConfigError, DataError, DeviceError, DivergedError
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts
 from vae_anomaly.mlflow_access import local_tracking_uri
 from vae_anomaly.runtime import load_bundle
+from vae_anomaly.training import Callback
 
 PER_EPOCH = {
     "loss",
@@ -149,10 +153,13 @@ class Interrupt:
 
 
 def assert_same_model(one: Fitted, other: Fitted, x: Any) -> None:
-    assert one.manifest.provenance["data_fingerprint"] == other.manifest.provenance["data_fingerprint"]
     first, second = one.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert one.answers().scores(x).equals(other.answers().scores(x))
+
+
+def assert_same_data(one: Fitted, other: Fitted) -> None:
+    assert one.manifest.provenance["data_fingerprint"] == other.manifest.provenance["data_fingerprint"]
 
 
 def untimed(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
@@ -176,6 +183,7 @@ def test_an_interrupted_run_resumes_to_the_same_model(
     assert epochs == [4, 5]
     assert resumed.bundle == folder / "bundle"
     whole, again = exported
+    assert_same_data(whole, again)
     assert_same_model(whole, again, load(recipe.data).values[:20])
     histories = [fitted.manifest.provenance["history"] for fitted in (whole, again)]
     assert untimed(histories[0]) == untimed(histories[1])
@@ -186,6 +194,70 @@ def test_an_interrupted_run_resumes_to_the_same_model(
     assert [losses[step] for step in range(1, 6)] == pytest.approx(
         [epoch["loss"] for epoch in histories[0]], rel=1e-5
     )
+
+
+@pytest.fixture
+def gappy_table(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((140, 1)) @ rng.standard_normal((1, 4)) + 0.2 * rng.standard_normal((140, 4))
+    rows[rng.random(rows.shape) < 0.2] = np.nan
+    np.save(tmp_path / "gaps.npy", rows)
+    return tmp_path / "gaps.npy"
+
+
+def test_an_imputer_trains_as_the_estimator_does(
+    gappy_table: Path, tmp_path: Path, exported: list[Fitted]
+) -> None:
+    changes = ("training.epochs=6", "model.hidden=[8]", "export.imputation_draws=20")
+    recipe = load_recipe("default-imputer", changes, {"data": {"source": str(gappy_table)}})
+    epochs: list[float] = []
+    run = train(
+        recipe,
+        out=tmp_path / "whole",
+        device="cpu",
+        track=False,
+        callbacks=[lambda figures: epochs.append(figures["epoch"])],
+        on_start=lambda _: pytest.fail("nobody knows how many epochs there will be"),
+    )
+    assert run.rows == {"train": 112, "validation": 0, "calibration": 14, "test": 14}
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > 6
+    dataset = load(recipe.data)
+    splits = split(dataset, recipe.data, recipe.seed)
+    shown, calibration = (samples_of(dataset, part) for part in (splits.train, splits.calibration))
+    parts = imputer_parts(shown, recipe.seed, calibration)
+    expected = fit_imputer(dataset.schema, parts, recipe.settings(dataset.schema, shown), device="cpu")
+    assert_same_model(exported[0], expected.fitted, dataset.values[:20])
+    assert untimed(exported[0].manifest.provenance["history"]) == untimed(
+        [{key: float(f"{value:.6g}") for key, value in epoch.items()} for epoch in expected.history]
+    )
+
+
+@pytest.mark.parametrize("epoch", [3, 7], ids=["in the first training", "in a later one"])
+def test_an_interrupted_imputer_resumes_to_the_same_model(
+    epoch: int, gappy_table: Path, tmp_path: Path, exported: list[Fitted]
+) -> None:
+    changes = ("training.epochs=6", "model.hidden=[8]", "export.imputation_draws=20")
+    recipe = load_recipe("default-imputer", changes, {"data": {"source": str(gappy_table)}})
+    halted = tmp_path / "halted"
+    epochs: list[float] = []
+
+    def run(out: Path, *callbacks: Callback, resume: bool = False) -> None:
+        train(recipe, out=out, device="cpu", track=False, resume=resume, callbacks=callbacks)
+
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(halted, Interrupt(epoch))
+    with pytest.raises(ConfigError, match=r"holds an unfinished run; give --resume, or choose another --out"):
+        run(halted)
+    before = [figures["epoch"] for figures in past_epochs(halted / "checkpoints")]
+    run(halted, lambda figures: epochs.append(figures["epoch"]), resume=True)
+    whole, again = exported
+    assert_same_data(whole, again)
+    assert_same_model(whole, again, load(recipe.data).values[:20])
+    histories = [fitted.manifest.provenance["history"] for fitted in (whole, again)]
+    assert untimed(histories[0]) == untimed(histories[1])
+    assert (before, epochs) == (list(range(1, epoch)), list(range(epoch, len(histories[0]) + 1)))
 
 
 def test_a_bundle_that_was_never_registered_is_made_again(
@@ -201,6 +273,7 @@ def test_a_bundle_that_was_never_registered_is_made_again(
     assert (root / "work" / "digits" / "1" / "bundle").exists()
     assert train(tiny_digits(), root=root, device="cpu", resume=True).registered == "models:/digits/1"
     assert [run.info.status for run in runs(root)] == ["FAILED", "FINISHED"]
+    assert_same_data(*exported)
     assert_same_model(exported[0], exported[1], load(tiny_digits().data).values[:20])
 
 

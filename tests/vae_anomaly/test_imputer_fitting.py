@@ -81,6 +81,16 @@ def test_every_column_that_has_a_value_has_one_in_training() -> None:
             np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
 
 
+@pytest.mark.parametrize("rows", [240, 50])
+def test_all_rows_train_where_others_calibrate(rows: int) -> None:
+    shown, others = Samples(ROWS[:rows], samples().observed[:rows]), samples()
+    shown.observed[:20] = False
+    parts = imputer_parts(shown, 0, others)
+    np.testing.assert_array_equal(np.sort(parts.train.values[:, 0]), np.sort(ROWS[:rows, 0]))
+    assert parts.validation.observed.any(axis=1).all()
+    assert parts.calibration is others
+
+
 def test_few_rows_split_as_a_detector_splits_them() -> None:
     parts = imputer_parts(Samples(ROWS[:50], np.ones((50, 5), dtype=bool)), seed=0)
     assert [len(part.values) for part in parts[:3]] == [35, 5, 10]
@@ -116,8 +126,8 @@ def test_the_likeliest_epoch_counts_in_the_second_half_and_shorter_trainings_bey
         def __init__(self, config: TrainingConfig) -> None:
             self.epochs = config.epochs
 
-        def fit(self, *watched: object) -> list[dict[str, float]]:
-            return [{"val_loss": abs(best - epoch)} for epoch in range(1, self.epochs + 1)]
+        def fit(self, *watched: object, resume: bool) -> list[dict[str, float]]:
+            return [{"epoch": i, "val_loss": abs(best - i)} for i in range(1, self.epochs + 1)]
 
         def hidden_costs(self, *watched: object) -> np.ndarray:
             return np.array(costs[self.epochs])
@@ -129,8 +139,10 @@ def test_the_likeliest_epoch_counts_in_the_second_half_and_shorter_trainings_bey
     shown = samples()
     watched = Parts(shown, shown, shown, shown.observed)
     settings = Settings(training=TrainingConfig(epochs=80))
-    found, _ = imputer_fitting._long_enough(infer_schema(ROWS), watched, settings, 0, "cpu")
-    assert found == pytest.approx(epochs, abs=1)
+    search = imputer_fitting._Search(infer_schema(ROWS), watched, settings)
+    assert imputer_fitting._long_enough(search) == pytest.approx(epochs, abs=1)
+    trained = {60: 80, 40: 80 + 40 + 20, 20: 80 + 40 + 20 + 10, 10: 80 + 40 + 20 + 10}
+    assert [figures["epoch"] for figures in search.history] == list(range(1, trained[epochs] + 1))
 
 
 def test_costs_of_hidden_cells_are_the_validation_loss_row_by_row() -> None:
@@ -214,11 +226,12 @@ def test_a_second_training_lasts_as_long_as_the_best_of_the_first_ones(rows: int
         ModelConfig(hidden=(8,), latent_size=2, scale="element", skip=True),
         training=TrainingConfig(epochs=8, random_mask=0.3),
     )
-    fit = fit_imputer(infer_schema(ROWS), shown, settings, seed=0, device="cpu")
+    fit = fit_imputer(infer_schema(ROWS), imputer_parts(shown, seed=0), settings, device="cpu")
     assert fit.settings.training is not None
     best = fit.settings.training.epochs
     first = len(fit.history) - best
-    twice = [*((8, late) for late in range(5, 9)), (4, 4), (2, 2), (1, 1)]
+    assert [epoch["epoch"] for epoch in fit.history] == list(range(1, len(fit.history) + 1))
+    twice = [*((8, late) for late in range(5, 9)), (8 + 4 + 2, 4), (8 + 4 + 2 + 1, 2), (8 + 4 + 2 + 1, 1)]
     assert (first, best) in (twice if times == 2 else [(0, 8)])
     assert fit.fitted.manifest.provenance["rows_train"] == (221 if times == 2 else 63)
 
@@ -244,7 +257,7 @@ def test_where_no_cell_can_be_hidden_one_training_does(rows: np.ndarray, missing
         ModelConfig(hidden=(8,), latent_size=2, scale="element", likelihood="gaussian", missing=missing),
         training=TrainingConfig(epochs=3),
     )
-    fit = fit_imputer(schema, schema.read(rows), settings, seed=0, device="cpu")
+    fit = fit_imputer(schema, imputer_parts(schema.read(rows), seed=0), settings, device="cpu")
     assert len(fit.history) == 3
     assert np.isfinite([epoch["val_loss"] for epoch in fit.history]).all()
 
