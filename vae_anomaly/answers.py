@@ -199,13 +199,16 @@ class Answers:
         Returns
         -------
         dict of ndarray, shape (n,)
-            ``score``, ``p_value``, one ``score_<name>`` per score: NaN where nothing is observed;
-            ``clipped``, as counted by the graph.
+            ``score``, on one scale whatever is missing; ``p_value``; one ``score_<name>`` per score, as the
+            graph has it: NaN where nothing is observed; ``clipped``, as counted by the graph.
         """
         out = self.run("score", samples)
         empty = nothing_observed(samples)
-        score = _null(out["score"], empty)
-        columns = {"score": score, "p_value": self.tables.p_values("score", score, missing_share(samples))}
+        score, missing = _null(out["score"], empty), missing_share(samples)
+        columns = {
+            "score": self.tables.comparable(score, missing, self.false_alarm_rate),
+            "p_value": self.tables.p_values("score", score, missing),
+        }
         columns |= {f"score_{name}": _null(out[name], empty) for name in self.score_names}
         return {**columns, "clipped": out["clipped"]}
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vae_anomaly.likelihoods import Likelihood
 from vae_anomaly.networks import ModelConfig
+from vae_anomaly.schema import Schema
 from vae_anomaly.training import TrainingConfig
-from vae_anomaly.vae import make_model
+from vae_anomaly.vae import make_likelihood, make_model
 
 # Rows shown in all, where recommended settings would show more: small networks spend their time per batch.
 MOST_ROWS = 2_000_000
@@ -26,30 +28,40 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def within_budget(
-    training: TrainingConfig, model: ModelConfig, shape: tuple[int, ...], rows: int, times: int = 1
+    training: TrainingConfig, model: ModelConfig, schema: Schema, rows: int, times: int = 1, fewest: int = 1
 ) -> TrainingConfig:
-    """The same training, cut to what a fit may be: fewer epochs, and of the last one a part of the rows.
+    """The same training, cut to what a fit may be: fewer epochs, and where those are few a part of the rows.
 
     Parameters
     ----------
     training : TrainingConfig
     model : ModelConfig
-    shape : tuple of int
-        Of a sample, (D,) or (C, H, W).
+    schema : Schema
     rows : int
         Training rows.
     times : int
         So many times the work may it be.
+    fewest : int
+        Epochs that it must have.
     """
-    work = PASSES * work_per_row(model, shape)
+    work = PASSES * work_per_row(model, schema.shape, make_likelihood(model, schema))
     most = max(training.batch_size, times * min(MOST_ROWS, int(MOST_WORK / work)))
     if training.epochs * rows <= most:
         return training
-    return replace(training, epochs=max(1, most // rows), epoch_rows=most if most < rows else 0)
+    epochs = max(fewest, most // rows)
+    return replace(training, epochs=epochs, epoch_rows=most // epochs if most < epochs * rows else 0)
 
 
-def work_per_row(config: ModelConfig, shape: tuple[int, ...]) -> int:
+def work_per_row(config: ModelConfig, shape: tuple[int, ...], likelihood: Likelihood | None = None) -> int:
     """Multiply-adds of encoding and decoding one sample.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    shape : tuple of int
+        Of a sample, (D,) or (C, H, W).
+    likelihood : Likelihood, optional
+        Of columns that are no real numbers: a category is as many inputs and outputs as it has classes.
 
     Examples
     --------
@@ -57,7 +69,7 @@ def work_per_row(config: ModelConfig, shape: tuple[int, ...]) -> int:
     112
     """
     # One linear layer 4-8, one of mean and variance 8-4, and back 2-8, 8-4: 32 + 32 + 16 + 32.
-    model = make_model(shape, config, torch.Generator()).eval().to("meta")
+    model = make_model(shape, config, torch.Generator(), likelihood).eval().to("meta")
     counted: list[int] = []
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
@@ -72,8 +84,8 @@ def work_per_row(config: ModelConfig, shape: tuple[int, ...]) -> int:
         if isinstance(layer, Layer):
             layer.register_forward_hook(count)
     elements = torch.Size(shape).numel()
-    x = torch.zeros(1, elements, device="meta")
+    x = torch.zeros(1, model.likelihood.features(elements), device="meta")
     with torch.no_grad():
-        posterior = model.encode(x, torch.ones_like(x, dtype=torch.bool))
+        posterior = model.encode(x, torch.ones(1, elements, dtype=torch.bool, device="meta"))
         model.decode(posterior.mean)
     return sum(counted)

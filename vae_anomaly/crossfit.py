@@ -12,6 +12,7 @@ import pandas as pd
 from vae_anomaly.batches import take
 from vae_anomaly.choices import whole_number
 from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.gaps import missing_share
 from vae_anomaly.schema import Array, Samples
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def cross_fitted(
     that among normal rows every place is equally likely:
 
     .. math:: p_i = \#\{j \in F \cup C : s_j \ge s_i\} / (|F| + |C|)
+
+    Rows with gaps are placed among those of F in their bin of missing share, and that bin's table.
 
     Parameters
     ----------
@@ -65,8 +68,9 @@ def cross_fitted(
         _check_columns(samples, parts, names)
     for fold, held in enumerate(parts):
         answers = fit(take(samples, np.setdiff1d(order, held)), int(seeds[fold]))
-        scores = answers.judged(take(samples, held))["score"]
-        table[held] = np.column_stack([scores, _places(scores, answers.calibration["score_score"])])
+        rows_held = take(samples, held)
+        scores = answers.judged(rows_held)["score"]
+        table[held] = np.column_stack([scores, _places(scores, answers, missing_share(rows_held))])
         fold_of[held] = fold
     return pd.DataFrame({"score": table[:, 0], "p_value": table[:, 1], "fold": fold_of})
 
@@ -81,8 +85,13 @@ def _check_columns(samples: Samples, parts: Sequence[npt.NDArray[np.int64]], nam
         )
 
 
-def _places(scores: Array, calibrated: Array) -> npt.NDArray[np.float64]:
-    """P-values of rows that are part of their own table; NaN where the score is."""
-    pooled = np.sort(np.concatenate([calibrated, scores[~np.isnan(scores)]]))
-    at_least = len(pooled) - np.searchsorted(pooled, scores, side="left")
-    return np.where(np.isnan(scores), np.nan, at_least / len(pooled))
+def _places(scores: Array, answers: Answers, missing: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """P-values of rows that are part of their own tables; NaN where the score is."""
+    places, found = answers.tables.places(missing), np.full(len(scores), np.nan)
+    for place in np.unique(places[~np.isnan(scores)]):
+        here = (places == place) & ~np.isnan(scores)
+        calibrated = answers.tables.comparable_table(int(place), answers.false_alarm_rate)
+        pooled = np.sort(np.concatenate([calibrated, scores[here]]))
+        at_least = len(pooled) - np.searchsorted(pooled, scores[here], side="left")
+        found[here] = at_least / len(pooled)
+    return found

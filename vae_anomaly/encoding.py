@@ -168,8 +168,9 @@ class MixedEncoding(nn.Module):
     Parameters
     ----------
     columns : sequence of Column
-    numbers : TableEncoding
-        Of the columns that are one number in model space, in their order; of logarithms where positive.
+    numbers : TableEncoding or None
+        Of the columns that are one number in model space, in their order; of logarithms where positive. None
+        where there are none: operators over no columns would not export.
 
     Attributes
     ----------
@@ -193,7 +194,7 @@ class MixedEncoding(nn.Module):
     upper: Tensor
     logs: LogAverages | None
 
-    def __init__(self, columns: Sequence[Column], numbers: TableEncoding) -> None:
+    def __init__(self, columns: Sequence[Column], numbers: TableEncoding | None) -> None:
         super().__init__()
         self.numbers = numbers
         self.dtype = torch.float64
@@ -217,32 +218,33 @@ class MixedEncoding(nn.Module):
         decoded = [*single, *(classes[n] for _, g in self.groups for n in g)]
         self._keep("column_order", _inverse(decoded))
         kinds = [columns[i].kind for i in single]
-        self._keep("whole", [kind == "integer" for kind in kinds])
-        self._keep("truth", [kind == "binary" for kind in kinds])
+        self._keep("whole", [kind == "integer" for kind in kinds], torch.bool)
+        self._keep("truth", [kind == "binary" for kind in kinds], torch.bool)
         self._keep_logs(
             [columns[i] for i in single], [starts[i] for i in single], sum(c.features for c in columns)
         )
         ends = [(columns[i].lower, columns[i].upper) for i in single]
         self._keep("lower", [-math.inf if low is None else low for low, _ in ends], torch.float64)
         self._keep("upper", [math.inf if high is None else high for _, high in ends], torch.float64)
-        self.wild = tuple(single[i] for i in numbers.wild)
+        self.wild = tuple(single[i] for i in numbers.wild) if numbers is not None else ()
 
     def _keep_logs(self, columns: Sequence[Column], starts: Sequence[int], features: int) -> None:
         """What positive columns need; the ranges of all others are infinite."""
-        mean, scale = self.numbers.mean, self.numbers.scale
         own = [i for i, column in enumerate(columns) if column.kind == "positive"]
         ends = [(-math.inf, math.inf)] * len(columns)
-        for i in own:
-            ends[i] = log_range(columns[i], float(mean[i]), float(scale[i]))
-        self._keep("positive", [column.kind == "positive" for column in columns])
+        self.logs = None
+        if own and self.numbers is not None:
+            mean, scale = self.numbers.mean, self.numbers.scale
+            for i in own:
+                ends[i] = log_range(columns[i], float(mean[i]), float(scale[i]))
+            positive, places = [columns[i] for i in own], [starts[i] for i in own]
+            self.logs = LogAverages(positive, places, features, mean[own], scale[own])
+        self._keep("positive", [column.kind == "positive" for column in columns], torch.bool)
         self._keep("least", [low for low, _ in ends], torch.float64)
         self._keep("most", [high for _, high in ends], torch.float64)
-        positive, places = [columns[i] for i in own], [starts[i] for i in own]
-        self.logs = LogAverages(positive, places, features, mean[own], scale[own]) if own else None
 
-    def _keep(self, name: str, values: Sequence[float], dtype: torch.dtype | None = None) -> None:
-        kind = dtype or (torch.bool if values and isinstance(values[0], bool) else torch.int64)
-        self.register_buffer(name, torch.tensor(values, dtype=kind), persistent=False)
+    def _keep(self, name: str, values: Sequence[float], dtype: torch.dtype = torch.int64) -> None:
+        self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
 
     @classmethod
     def fit(cls, samples: Samples, schema: TableSchema, scaling: str = "standard") -> MixedEncoding:
@@ -256,6 +258,8 @@ class MixedEncoding(nn.Module):
         _refuse_empty(samples, schema)
         columns = schema.columns
         single = [i for i, column in enumerate(columns) if not column.classes]
+        if not single:
+            return cls(columns, None)
         rows = Samples(
             _logged(samples.values[:, single], [columns[i] for i in single]), samples.observed[:, single]
         )
@@ -270,32 +274,37 @@ class MixedEncoding(nn.Module):
     def forward(self, x: Tensor, observed: Tensor) -> Encoded:
         """Read raw rows (B, D), float64, with their mask."""
         observed = observed & ~torch.isnan(x)
+        # A number that is no class: the schema calls it missing, here it scores as if it were certain.
+        hot = x.index_select(1, self.classes).index_select(1, self.owner) == self.level
+        hot = hot & observed.index_select(1, self.classes).index_select(1, self.owner)
+        if self.numbers is None:
+            none = torch.zeros_like(observed[:, 0], dtype=torch.int64)
+            return Encoded(hot.float().index_select(1, self.feature_order), observed, none)
         own, seen = x.index_select(1, self.single), observed.index_select(1, self.single)
         own, outside = self._read_positive(own, seen)
         numbers = self.numbers(own, seen)
         truths = numbers.x.clamp(0.0, 1.0).round()
         units = torch.where(self.truth, truths, numbers.x)
-        # A number that is no class: the schema calls it missing, here it scores as if it were certain.
-        hot = x.index_select(1, self.classes).index_select(1, self.owner) == self.level
-        hot = hot & observed.index_select(1, self.classes).index_select(1, self.owner)
         clipped = numbers.clipped + outside + (self.truth & (truths != numbers.x)).long().sum(dim=1)
         features = torch.cat([units, hot.float()], dim=1).index_select(1, self.feature_order)
         return Encoded(features, observed, clipped)
 
     def decode(self, y: Tensor) -> Tensor:
         """Model space (..., F) to raw units (..., D), float64, of each column's kind."""
-        units = y.index_select(-1, self.single_features)
-        units = torch.where(self.truth, units.clamp(0.0, 1.0).round(), units)
-        raw: Tensor = self.numbers.decode(units)
-        if self.logs is not None:
-            raw = torch.where(self.positive, self._exp(raw), raw)
-        raw = torch.where(self.whole, raw.round(), raw)
-        raw = torch.minimum(torch.maximum(raw, self.lower), self.upper)
-        found = []
+        found = [] if self.numbers is None else [self._numbers(self.numbers, y)]
         for number, own in enumerate(self._groups(y)):
             first = torch.arange(own.shape[-2], device=own.device) * own.shape[-1]
             found.append(getattr(self, f"levels_{number}")[own.argmax(dim=-1) + first])
-        return torch.cat([raw, *found], dim=-1).index_select(-1, self.column_order)
+        return torch.cat(found, dim=-1).index_select(-1, self.column_order)
+
+    def _numbers(self, numbers: TableEncoding, y: Tensor) -> Tensor:
+        units = y.index_select(-1, self.single_features)
+        units = torch.where(self.truth, units.clamp(0.0, 1.0).round(), units)
+        raw = numbers.decode(units)
+        if self.logs is not None:
+            raw = torch.where(self.positive, self._exp(raw), raw)
+        raw = torch.where(self.whole, raw.round(), raw)
+        return torch.minimum(torch.maximum(raw, self.lower), self.upper)
 
     def decode_scale(self, deviation: Tensor, mean: Tensor) -> Tensor:
         """Standard deviations in raw units; for classes the probability of all but the most probable.
@@ -303,8 +312,10 @@ class MixedEncoding(nn.Module):
         Of a positive column that times the mean: exact for the averages of `LogAverages`, whose deviation
         is one relative to the mean.
         """
-        own = deviation.index_select(-1, self.single_features)
         doubts = [1.0 - p.amax(dim=-1).clamp(0.0, 1.0).double() for p in self._groups(mean)]
+        if self.numbers is None:
+            return torch.cat(doubts, dim=-1).index_select(-1, self.column_order)
+        own = deviation.index_select(-1, self.single_features)
         spread = self.numbers.decode_scale(own, mean)
         if self.logs is not None:
             raw = self.numbers.decode(mean.index_select(-1, self.single_features))

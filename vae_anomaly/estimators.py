@@ -122,6 +122,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     def scores(self, X: Any) -> pd.DataFrame:
         """`score` (the default) and one column per score; larger = more anomalous.
 
+        `score` of rows with gaps is on the scale of whole ones; the other columns are as the model has them.
         NaN for a row with nothing observed, here and in all that follows from it.
         """
         return self._answers_for(X).scores(X)
@@ -207,9 +208,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
         """+1 for inliers, -1 for outliers, shape (n,): -1 where `decision_function` is negative.
 
-        Rows that miss more than calibration rows do are judged as `verdicts` does, by a table of their own
-        that the one `offset_` cannot stand for; with ``contamination`` all go by `offset_`. +1 for a row
-        with nothing observed, of which nothing strange is known.
+        +1 for a row with nothing observed, of which nothing strange is known, and without ``contamination``
+        for one with gaps that too few calibration rows judge, as `verdicts` warns.
         """
         if self.contamination is not None:
             return np.where(self.decision_function(X) < 0, -1, 1)

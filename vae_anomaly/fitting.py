@@ -15,7 +15,7 @@ from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
 from vae_anomaly.batches import take
 from vae_anomaly.budget import within_budget
 from vae_anomaly.encoding import Encoding, fit_encoding
-from vae_anomaly.exceptions import DataError
+from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import ImageSchema, Samples, Schema
@@ -27,6 +27,9 @@ MINIMUM_ROWS = 7
 # Rows shown to the model in all, whatever the size of the data; within the bounds on epochs.
 ROWS_SHOWN = {"image": 300_000, "table": 300_000}
 EPOCHS = {"image": (4, 100), "table": (20, 600)}
+
+# The first shows every row: what to leave out is told by its losses.
+TRIMMED_EPOCHS = 2
 
 Rows = npt.NDArray[np.int64]
 
@@ -52,9 +55,10 @@ class Settings:
         """The same with every None filled in."""
         model = self.model or recommended_model(schema)
         recommended = recommended_training(schema, rows)
+        fewest = 1
         if self.objective.trim:
-            recommended = _underfit(recommended)
-        training = self.training or within_budget(recommended, model, schema.shape, rows)
+            recommended, fewest = _underfit(recommended), TRIMMED_EPOCHS
+        training = self.training or within_budget(recommended, model, schema, rows, fewest=fewest)
         return Settings(model, self.objective, training, self.export)
 
 
@@ -198,6 +202,10 @@ def _complete(settings: Settings, schema: Schema, parts: Parts) -> tuple[Setting
     model, training = complete.model, complete.training
     if model is None or training is None:
         raise TypeError("completed settings hold a model and its training")
+    if complete.objective.trim and training.epochs < TRIMMED_EPOCHS:
+        raise ConfigError(
+            f"trim leaves rows out from the second epoch on, and training has {training.epochs}; give it more"
+        )
     if model.missing != "mar":
         # Cells that training hides itself would pass for ones that the process took.
         training = replace(training, random_mask=0.0, denoise=False)

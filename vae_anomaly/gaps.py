@@ -54,6 +54,32 @@ class Tables:
         """Share of the calibration rows of its bin that score below each row, shape (B,)."""
         return self._by_bin(name, scores, missing, calibration.rank_of)
 
+    def comparable(self, scores: Array, missing: Float, rate: float) -> Float:
+        """Scores that decide, on the scale of the first bin's rows, shape (B,).
+
+        In each other bin a straight line takes the median and the threshold at ``rate`` of the bin's table to
+        those of the first bin's: places within the bin stay, and one threshold does for all rows.
+        """
+        values, places = np.asarray(scores, dtype=np.float64), self.places(missing)
+        found = values.copy()
+        for place in np.unique(places[places > 0]):
+            here = places == place
+            found[here] = self._on_first_scale(values[here], int(place), rate)
+        return found
+
+    def comparable_table(self, place: int, rate: float) -> Float:
+        """The scores that decide of a bin's table on the scale of the first bin's, ascending."""
+        table = self.table("score", place)
+        return self._on_first_scale(table, place, rate) if place else table
+
+    def _on_first_scale(self, scores: Float, place: int, rate: float) -> Float:
+        (first_middle, first_high), (middle, high) = (
+            _anchors(self.table("score", i), rate) for i in (0, place)
+        )
+        spreads = first_high - first_middle, high - middle
+        slope = spreads[0] / spreads[1] if min(spreads) > 0 else 1.0
+        return np.asarray(first_high + (scores - high) * slope)
+
     def table(self, name: str, place: int = 0) -> Float:
         """Sorted scores of a bin, ``score`` being the one that decides; of all rows where it has none."""
         found = self.arrays.get(f"gap{place}_score_{name}", self.arrays[f"score_{name}"])
@@ -90,6 +116,12 @@ class Tables:
             here = places == place
             found[here] = judge(self.table(name, int(place)), values[here])
         return found
+
+
+def _anchors(table: Float, rate: float) -> tuple[float, float]:
+    """Median and threshold of a table, its largest score where it is too small for the rate."""
+    within = rate >= calibration.smallest_rate(len(table))
+    return float(np.median(table)), calibration.threshold(table, rate) if within else float(table[-1])
 
 
 def missing_share(samples: Samples) -> Float:

@@ -84,7 +84,7 @@ def _image_settings(schema: ImageSchema, rows: int) -> Settings:
     latent = int(np.clip(schema.elements // PIXELS, *LATENTS))
     model = replace(recommended_model(schema), latent_size=latent)
     training = replace(recommended_training(schema, rows, LONGER), random_mask=MASKED, denoise=True)
-    return Settings(model, training=within_budget(training, model, schema.shape, rows, WORK))
+    return Settings(model, training=within_budget(training, model, schema, rows, WORK))
 
 
 def _table_training(samples: Samples) -> TrainingConfig:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vae_anomaly.choices import is_number
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import sum_elements
@@ -37,7 +38,7 @@ CHANCE = 2.0
 
 def check_trim(trim: float | str) -> None:
     """Raise `ConfigError` unless trim is "auto" or a share from 0 up to, but not, 0.5."""
-    if trim == AUTO or (not isinstance(trim, str) and 0 <= trim < 0.5):
+    if (isinstance(trim, str) and trim == AUTO) or (is_number(trim) and 0 <= float(trim) < 0.5):
         return
     raise ConfigError(f"trim is {trim!r}; choose 'auto', or a share of the rows of at least 0 and below 0.5")
 

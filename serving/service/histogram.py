@@ -19,7 +19,10 @@ SHOWN = (0.001, 0.995)
 def calibration_histograms(tables: Tables, false_alarm_rate: float) -> list[dict[str, Any]]:
     """One per bin of missing share; a row belongs to the first that its share does not exceed."""
     return [
-        {"missing_up_to": end, **calibration_histogram(tables.table("score", place), false_alarm_rate)}
+        {
+            "missing_up_to": end,
+            **calibration_histogram(tables.comparable_table(place, false_alarm_rate), false_alarm_rate),
+        }
         for place, end in enumerate(tables.ends)
     ]
 

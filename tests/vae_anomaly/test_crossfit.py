@@ -12,6 +12,7 @@ from sample_models import TABLE_MODEL, settings, table_rows
 from vae_anomaly import VAEDetector
 from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, DataError
+from vae_anomaly.gaps import Tables, missing_share
 from vae_anomaly.schema import Samples
 
 QUICK = settings(TABLE_MODEL)
@@ -20,24 +21,29 @@ QUICK = settings(TABLE_MODEL)
 class Fake:
     """Models whose score is the first column; it remembers what they were fitted on."""
 
-    def __init__(self) -> None:
+    def __init__(self, **gaps: Any) -> None:
         self.fits: list[set[float]] = []
+        self.gaps = gaps
 
     def fit(self, samples: Samples, seed: int) -> Any:
         first = samples.values[:, 0]
         self.fits.append(set(first))
         # A third of the rows calibrates.
-        return FakeAnswers({"score_score": np.sort(first[: len(first) // 3])}, self.fits[-1])
+        return FakeAnswers(
+            Tables({"score_score": np.sort(first[: len(first) // 3]), **self.gaps}), self.fits[-1]
+        )
 
 
 @dataclass
 class FakeAnswers:
-    calibration: dict[str, Any]
+    tables: Tables
     seen: set[float]
+    false_alarm_rate: float = 0.05
 
     def judged(self, samples: Samples) -> dict[str, Any]:
         assert not set(samples.values[:, 0]) & self.seen
-        return {"score": samples.values[:, 0]}
+        own = samples.values[:, 0]
+        return {"score": self.tables.comparable(own, missing_share(samples), self.false_alarm_rate)}
 
 
 def judge(fake: Fake, column: Any, folds: int, seed: int = 0) -> pd.DataFrame:
@@ -65,6 +71,22 @@ def test_alarms_among_normal_rows_are_as_rare_as_promised() -> None:
     p = np.concatenate([judge(Fake(), rng.normal(size=90), 3, seed)["p_value"] for seed in range(40)])
     for alpha in (0.05, 0.2):
         assert abs((p <= alpha).mean() - alpha) < 0.02
+
+
+def test_rows_with_gaps_are_placed_among_rows_with_gaps() -> None:
+    """Gaps push scores up by 100: a gappy row is as strange as its place among gappy rows."""
+    rng = np.random.default_rng(2)
+    values = np.column_stack([rng.permutation(np.arange(60.0)), np.zeros(60)])
+    observed = np.ones(values.shape, dtype=bool)
+    observed[:20, 1] = False
+    values[:20, 0] += 100
+    table = np.arange(101.0, 160.0, 3.0)
+    fake = Fake(gap_edges=np.array([0.0, 1.0]), gap1_score_score=table)
+    frame = cross_fitted(fake.fit, Samples(values, observed), 3, np.random.RandomState(0))
+    fold = frame["fold"][:20].to_numpy()
+    for row in range(20):
+        others = np.concatenate([table, values[:20, 0][fold == fold[row]]])
+        assert frame["p_value"][row] == (others >= values[row, 0]).mean()
 
 
 def test_columns_are_what_the_whole_table_says() -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from sample_models import table_rows
 
-from vae_anomaly.calibration import p_values, rank_of
+from vae_anomaly.calibration import p_values, rank_of, threshold
 from vae_anomaly.gaps import EDGES, ROWS, Tables, _hidden, calibration_tables, missing_share
 from vae_anomaly.runtime import Bundle
 from vae_anomaly.schema import Samples
@@ -115,6 +115,39 @@ def test_bins_hold_the_rows_that_the_rate_takes() -> None:
     assert [len(found[f"gap{i}_score_score"]) for i in range(1, 5)] == [2000] * 4
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.0001], ids=["usual", "other", "out of reach"])
+def test_one_threshold_does_for_scores_of_all_bins(rate: float) -> None:
+    tables = Tables(calibration_tables(mean_of_observed, rows(3000, 8), ("score",), seed=0, rate=0.05))
+    given = rows(4000, 8, missing=0.4, seed=1)
+    raw, missing = mean_of_observed(given)["score"].astype(np.float64), missing_share(given)
+    found = tables.comparable(raw, missing, rate)
+    places, whole = tables.places(missing), tables.table("score")
+    assert np.array_equal(found[places == 0], raw[places == 0])
+    for place in range(1, 4):
+        here = places == place
+        assert np.array_equal(raw[here].argsort(), found[here].argsort())
+        assert np.median(tables.comparable_table(place, rate)) == pytest.approx(
+            np.median(tables.table("score"))
+        )
+        assert abs(np.std(found[here]) / np.std(tables.table("score")) - 1) < 0.12
+        assert np.std(raw[here]) > 1.05 * np.std(tables.table("score"))
+    if rate > 0.001:
+        outliers = tables.p_values("score", raw, missing) <= rate
+        assert np.array_equal(outliers, found > threshold(whole, rate))
+
+
+def test_a_table_of_one_value_moves_scores_and_does_not_stretch_them() -> None:
+    tables = Tables(
+        {
+            "score_score": np.arange(20.0),
+            "gap1_score_score": np.full(20, 7.0),
+            "gap_edges": np.array([0.0, 1.0]),
+        }
+    )
+    found = tables.comparable(np.array([7.0, 8.0, np.nan]), np.full(3, 0.5), 0.05)
+    np.testing.assert_array_equal(found, [19.0, 20.0, np.nan])
+
+
 def test_a_bundle_without_bins_judges_all_rows_by_one_table() -> None:
     tables = Tables({"score_score": np.arange(9.0)})
     missing = np.array([0.0, 0.5, 1.0])
@@ -133,6 +166,9 @@ def test_a_bundle_judges_a_row_by_its_bin(table_bundle: Bundle) -> None:
     frame = table_bundle.verdicts(x, observed)
     place = int(table_bundle.tables.places(np.array([0.75]))[0])
     for rows_of, table in ((slice(0, 30), "score_score"), (slice(30, 60), f"gap{place}_score_score")):
-        expected = p_values(table_bundle.calibration[table], frame["score"][rows_of])
+        raw = frame[f"score_{table_bundle.default_score}"][rows_of]
+        expected = p_values(table_bundle.calibration[table], raw)
         assert np.array_equal(frame["p_value"][rows_of], expected)
     assert np.array_equal(table_bundle.p_values(x, observed), frame["p_value"])
+    limit = threshold(table_bundle.tables.table("score"), table_bundle.false_alarm_rate)
+    assert np.array_equal(frame["is_outlier"], frame["score"] > limit)

@@ -182,3 +182,17 @@ def test_trim_helps_where_a_tenth_is_strange() -> None:
         for detector in (found, missed)
     ]
     assert margins[0] > 2 * margins[1]
+
+
+def test_one_epoch_has_no_time_to_trim() -> None:
+    message = "trim leaves rows out from the second epoch on, and training has 1; give it more"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        VAEDetector(settings=settings(TABLE_MODEL, epochs=1), trim=0.2, device="cpu").fit(table_rows())
+
+
+@pytest.mark.parametrize("trim", [[0.1], "0.1", 0.5, -0.1, True, None], ids=str)
+def test_what_is_no_share_is_refused_in_words(trim: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^trim is .*; choose 'auto', or a share of the rows of at least 0"
+    ):
+        ObjectiveConfig(trim=trim)
