@@ -20,11 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.config import near_miss
+from serving.delimited import GAPS
 from vae_anomaly.exceptions import DataError, MissingPackageError, SchemaError
 from vae_anomaly.mlflow_access import cache_folder
 
 Array = npt.NDArray[Any]
 
+TEXT_FILES = (".csv", ".tsv")
 OFFICIAL = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
@@ -125,7 +127,7 @@ def read_table(
 
     The id, label and split columns and those of ``exclude`` are no features.
     """
-    frame = _read_csv(path) if path.suffix.lower() in (".csv", ".tsv") else _read_parquet(path)
+    frame = _read_csv(path) if path.suffix.lower() in TEXT_FILES else _read_parquet(path)
     columns = [str(name) for name in frame.columns]
     frame.columns = pd.Index(columns)
     if repeated := sorted({name for name in columns if columns.count(name) > 1}):
@@ -137,12 +139,22 @@ def read_table(
     features = frame.drop(columns=named)
     if features.shape[1] == 0:
         raise DataError(f"no feature column is left in {path}; exclude fewer")
+    if path.suffix.lower() in TEXT_FILES:
+        features = features.apply(_without_gaps)
     return Raw(
         features,
         np.arange(len(frame)) if id_column is None else _ids(frame[id_column], id_column),
         None if label is None else tidy_labels(frame[label]),
         None if split_column is None else frame[split_column].to_numpy(),
     )
+
+
+def _without_gaps(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Text of a CSV as jobs read it: trimmed, missing where it is what other tools write into a gap."""
+    if pd.api.types.infer_dtype(column, skipna=True) != "string":
+        return column
+    text = column.str.strip()
+    return text.mask(text.isin(GAPS))
 
 
 def tidy_labels(column: pd.Series[Any]) -> Array:
@@ -165,8 +177,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline(1 << 20)
         separator = _separator(header)
-        options = arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-        table = arrow_csv.read_csv(path, parse_options=options)
+        table = arrow_csv.read_csv(
+            path,
+            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                null_values=sorted({*GAPS, *arrow_csv.ConvertOptions().null_values})
+            ),
+        )
     except (OSError, UnicodeDecodeError, ArrowInvalid) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     frame: pd.DataFrame = table.to_pandas()

@@ -140,6 +140,24 @@ def test_empty_cells_and_late_fractions_in_csv(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.values, [[1.0, np.nan]] * 30 + [[2.5, 7.0]])
 
 
+def test_gaps_in_text_are_gaps_in_training_as_in_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "a,city,ok,number,kind\n"
+        + "1, lima,true,2,None\n" * 15
+        + "2,rome ,,None,x\n" * 15
+        + "3,,false,NA,\n3,NA,,,x\n"
+    )
+    data = load(DataConfig(source=str(path), label="kind"))
+    assert isinstance(data.schema, TableSchema)
+    assert data.schema.columns[1].categories == ("lima", "rome")
+    observed = data.schema.read(data.values).observed
+    assert observed.sum(axis=0).tolist() == [32, 30, 16, 15]
+    # A label may be called so.
+    assert data.labels is not None
+    assert set(data.labels) == {"None", "x", ""}
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 nothing", b"\x80\x04."], ids=["empty", "broken", "pickle"])
 @pytest.mark.parametrize("name", ["t.npy", "t.npz", "t.parquet", "t.png/t.png"])
 def test_corrupt_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
