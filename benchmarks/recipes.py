@@ -43,6 +43,7 @@ class Job:
 # What each recipe is run on. A recipe that is not here runs as it is.
 JOBS = {
     "default-image, digit 4 novel": Job("default-image", novel="4"),
+    "default-imputer, cardio": Job("default-imputer", "adbench/cardio.npz", "1"),
     "default-table, cardio": Job("default-table", "adbench/cardio.npz", "1"),
     "default-table, satellite": Job("default-table", "adbench/satellite.npz", "1"),
     "digits, digit 4 novel": Job("digits", novel="4"),
@@ -54,7 +55,7 @@ JOBS = {
     "table, cardio": Job("table", "adbench/cardio.npz", "1"),
     "table, satellite": Job("table", "adbench/satellite.npz", "1"),
 }
-NEED_DATA = ("default-table", "table")
+NEED_DATA = ("default-imputer", "default-table", "table")
 QUICK = ("digits", "mnist-mlp", "table, cardio")
 QUICK_SETTINGS = ("training.epochs=1", "data.limit=300")
 
@@ -107,7 +108,7 @@ def run_recipe(name: str, data_root: Path, overrides: Sequence[str] = (), *, wor
         words += ["--novel", job.novel] if job.novel else []
         for setting in (*job.settings, *overrides):
             words += ["--set", setting]
-        words += ["--resume"] if (folder / "checkpoints" / "checkpoint.json").exists() else []
+        words += ["--resume"] if any((folder / "checkpoints").rglob("checkpoint.json")) else []
         command_line(*words)
     run = json.loads(trained.read_text())
     manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
@@ -123,7 +124,7 @@ def run_recipe(name: str, data_root: Path, overrides: Sequence[str] = (), *, wor
         "epochs": len(history),
         "seconds": run["seconds"],
         "last": run["last"],
-        "best_val_loss": min(epoch["val_loss"] for epoch in history),
+        "best_val_loss": min(epoch["val_loss"] for epoch in history if "val_loss" in epoch),
         "auroc": metrics.get("auroc"),
         "metrics": metrics,
     }

@@ -276,6 +276,7 @@ def impute(
     ] = None,
     draws: Annotated[int | None, typer.Option(help="multiple imputations in place of the mean")] = None,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    k: Annotated[int | None, typer.Option("--k", help="importance samples per row")] = None,
     std: Annotated[bool, typer.Option(help="write standard deviations too")] = False,
     id_column: IdColumn = None,
     label: Label = None,
@@ -302,7 +303,7 @@ def impute(
     with rows_progress(err, "imputing") as progress:
         bundle = open_model(model, root, device)
         summary = impute_file(
-            bundle, source, target, options, draws=draws, seed=seed, with_std=std, progress=progress
+            bundle, source, target, options, draws=draws, seed=seed, k=k, with_std=std, progress=progress
         )
     _report_job(summary, as_json)
 

@@ -45,6 +45,8 @@ class Fractions:
         shares = (self.train, self.validation, self.calibration, self.test)
         if min(shares) < 0 or self.train == 0:
             raise ConfigError(f"fractions are {shares}; give none below 0, and some to train")
+        if self.calibration == 0:
+            raise ConfigError(f"fractions are {shares}; give some to calibrate, or no score has a p-value")
         if not math.isclose(sum(shares), 1, abs_tol=1e-6):
             raise ConfigError(f"fractions {shares} sum to {sum(shares):g}; they must sum to 1")
 

@@ -18,9 +18,10 @@ Epoch = dict[str, float]
 def epoch_line(figures: Epoch, epochs: int | None) -> str:
     """One epoch in words; ``epochs`` is None where their number is not known."""
     of = f"/{epochs}" if epochs else ""
+    validation = f"validation {figures['val_loss']:.2f}  " if "val_loss" in figures else ""
     return (
         f"epoch {figures['epoch']:.0f}{of}  loss {figures['loss']:.2f}  "
-        f"validation {figures['val_loss']:.2f}  kl {figures['kl']:.2f}  "
+        f"{validation}kl {figures['kl']:.2f}  "
         f"active {figures['active_units']:.0f}  {figures['samples_per_second']:,.0f} rows/s"
     )
 
@@ -54,8 +55,9 @@ class Bar:
 
     def __call__(self, figures: Epoch) -> None:
         """Move on."""
+        validation = figures.get("val_loss", math.nan)
         self.progress.update(
-            self.task, completed=figures["epoch"], loss=figures["loss"], validation=figures["val_loss"]
+            self.task, completed=figures["epoch"], loss=figures["loss"], validation=validation
         )
 
 

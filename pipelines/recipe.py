@@ -74,10 +74,11 @@ class Recipe:
 
     def settings(self, schema: Schema, samples: Samples) -> Settings:
         """The part that is about the model, complete, for training rows of a schema."""
-        recommended = imputer_settings(schema, samples) if self.task == "imputation" else Settings()
-        objective = replace(self.objective or recommended.objective, **self.changes.get("objective", {}))
-        model, training = self.model or recommended.model, self.training or recommended.training
-        complete = Settings(model, objective, training, self.export).completed(schema, len(samples.values))
+        given = Settings(self.model, self.objective, self.training, self.export)
+        if self.task == "imputation":
+            given = given.otherwise(imputer_settings(schema, samples))
+        objective = replace(given.objective or ObjectiveConfig(), **self.changes.get("objective", {}))
+        complete = replace(given, objective=objective).completed(schema, len(samples.values))
         changed = {name: replace(getattr(complete, name), **values) for name, values in self.changes.items()}
         return replace(complete, **changed)
 

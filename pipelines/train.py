@@ -19,12 +19,11 @@ from pipelines.splits import Rows, Splits, split
 from pipelines.tracking import Tracker
 from serving.claim import Claim
 from vae_anomaly.assembly import Parts
-from vae_anomaly.checkpoints import past_epochs
 from vae_anomaly.devices import choose_device
 from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model
-from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts, past_epochs
 from vae_anomaly.runtime import load_bundle
 from vae_anomaly.schema import Samples
 from vae_anomaly.training import Callback, Epoch

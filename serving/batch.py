@@ -303,6 +303,7 @@ def impute_file(
     *,
     draws: int | None = None,
     seed: int = 0,
+    k: int | None = None,
     with_std: bool = False,
     progress: Progress | None = None,
 ) -> JobSummary:
@@ -331,6 +332,8 @@ def impute_file(
         ``<name>__draw<m>.png``.
     seed : int
         A row's draws depend on it and on the row's id, else its number in the input.
+    k : int, optional
+        K, the importance samples, in place of the bundle's own.
     with_std : bool
         Write standard deviations too.
     progress : callable, optional
@@ -346,12 +349,14 @@ def impute_file(
     options, source, out = options or ReadOptions(), Path(source), Path(out)
     if draws is not None and draws < 1:
         raise ConfigError(f"draws is {draws}; expected 1 or more")
+    if k is not None and k < 1:
+        raise ConfigError(f"k is {k}; expected 1 or more")
     check_imputed_out(source, out)
     options = replace(options, chunk_rows=options.rows_at_once(bundle.schema.elements * (1 + (draws or 0))))
     with Claim(out) as claim:
         opened = open_source(source, bundle.schema, options, everything=True)
         bundle.impute(*_no_rows(bundle.schema))
-        journal = _journal(claim, bundle, verb="impute", draws=draws, seed=seed)
+        journal = _journal(claim, bundle, verb="impute", draws=draws, seed=seed, k=k)
         with journal, open_imputed(claim, opened, draws, with_std) as writer:
 
             def answer(chunk: Chunk, _: _Tally) -> None:
@@ -359,7 +364,7 @@ def impute_file(
                     writer.write(chunk, None)
                     return
                 packed = journal.answer(
-                    chunk, lambda: _impute_chunk(bundle, chunk, draws, seed).packed(chunk.observed)
+                    chunk, lambda: _impute_chunk(bundle, chunk, draws, seed, k).packed(chunk.observed)
                 )
                 writer.write(chunk, Filled.unpacked(packed, chunk.observed, draws or 1))
 
@@ -367,8 +372,8 @@ def impute_file(
     return tally.summary(out, journal.resumed)
 
 
-def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int) -> Filled:
-    found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys)
+def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int, k: int | None) -> Filled:
+    found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys, k=k)
     mean, std = np.asarray(found.mean), np.asarray(found.std)
     notes = _notes(np.char.replace(np.asarray(found.flags, dtype=np.str_), "_", " "))
     return Filled(mean[None] if found.draws is None else np.asarray(found.draws), std, notes)

@@ -83,7 +83,14 @@ class Imputer(Sealed, Protocol):
     """The part of a bundle that imputation needs."""
 
     def impute(
-        self, x: Any, /, observed: Any = None, draws: int | None = None, seed: int = 0, ids: Any = None
+        self,
+        x: Any,
+        /,
+        observed: Any = None,
+        draws: int | None = None,
+        seed: int = 0,
+        ids: Any = None,
+        k: int | None = None,
     ) -> Imputed:
         """Fill what is missing; a row's draws depend on (seed, id) alone."""
         ...

@@ -263,7 +263,10 @@ def _manifest(
     about: dict[str, Any],
 ) -> Manifest:
     """What a bundle says of itself; warns of a rate that is out of reach, and of odd columns."""
-    rate, warnings = _attainable(config.false_alarm_rate, about["provenance"]["rows_calibration"])
+    asked = config.false_alarm_rate
+    rate, warnings = calibration.attainable(asked, about["provenance"]["rows_calibration"])
+    if rate != asked:
+        about = {**about, "provenance": {**about["provenance"], "false_alarm_rate_asked": asked}}
     warnings += _odd_columns(about["schema"], graphs["score"].encoding.wild)
     for warning in warnings:
         log.warning(warning)
@@ -303,17 +306,6 @@ def calibrate(fitted: Fitted, answers: Answers) -> None:
     )
     table = torch.from_numpy(fitted.calibration["score_score"].astype(np.float32))
     fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))
-
-
-def _attainable(rate: float, rows: int) -> tuple[float, tuple[str, ...]]:
-    """The rate asked, or the smallest that so many calibration rows can promise."""
-    smallest = calibration.smallest_rate(rows)
-    if rate >= smallest:
-        return rate, ()
-    return smallest, (
-        f"a false alarm rate of {rate:g} needs more than the {rows} calibration rows there are; "
-        f"the smallest attainable rate {smallest:.4g} is used",
-    )
 
 
 def _odd_columns(schema: Schema, wild: tuple[int, ...]) -> tuple[str, ...]:

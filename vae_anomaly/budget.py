@@ -28,7 +28,14 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def within_budget(
-    training: TrainingConfig, model: ModelConfig, schema: Schema, rows: int, times: int = 1, fewest: int = 1
+    training: TrainingConfig,
+    model: ModelConfig,
+    schema: Schema,
+    rows: int,
+    *,
+    times: int = 1,
+    fewest: int = 1,
+    draws: int = 1,
 ) -> TrainingConfig:
     """The same training, cut to what a fit may be: fewer epochs, and where those are few a part of the rows.
 
@@ -43,8 +50,10 @@ def within_budget(
         So many times the work may it be.
     fewest : int
         Epochs that it must have.
+    draws : int
+        K of the bound: how often a row is decoded.
     """
-    work = PASSES * work_per_row(model, schema.shape, make_likelihood(model, schema))
+    work = PASSES * work_per_row(model, schema.shape, make_likelihood(model, schema), draws)
     most = max(training.batch_size, times * min(MOST_ROWS, int(MOST_WORK / work)))
     if training.epochs * rows <= most:
         return training
@@ -52,8 +61,10 @@ def within_budget(
     return replace(training, epochs=epochs, epoch_rows=most // epochs if most < epochs * rows else 0)
 
 
-def work_per_row(config: ModelConfig, shape: tuple[int, ...], likelihood: Likelihood | None = None) -> int:
-    """Multiply-adds of encoding and decoding one sample.
+def work_per_row(
+    config: ModelConfig, shape: tuple[int, ...], likelihood: Likelihood | None = None, draws: int = 1
+) -> int:
+    """Multiply-adds of encoding one sample and decoding its draws.
 
     Parameters
     ----------
@@ -74,9 +85,9 @@ def work_per_row(config: ModelConfig, shape: tuple[int, ...], likelihood: Likeli
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
         if isinstance(layer, nn.ConvTranspose2d):
-            counted.append(given[0][0].numel() * layer.weight[0].numel())
+            counted.append(given[0].numel() * layer.weight[0].numel())
         elif isinstance(layer, nn.Conv2d):
-            counted.append(out[0].numel() * layer.weight[0].numel())
+            counted.append(out.numel() * layer.weight[0].numel())
         elif isinstance(layer, nn.Linear):
             counted.append(layer.weight.numel() * (out.numel() // out.shape[-1]))
 
@@ -87,5 +98,5 @@ def work_per_row(config: ModelConfig, shape: tuple[int, ...], likelihood: Likeli
     x = torch.zeros(1, model.likelihood.features(elements), device="meta")
     with torch.no_grad():
         posterior = model.encode(x, torch.ones(1, elements, dtype=torch.bool, device="meta"))
-        model.decode(posterior.mean)
+        model.decode(posterior.mean.expand(draws, -1))
     return sum(counted)

@@ -116,6 +116,17 @@ def check_rate(n: int, alpha: float) -> None:
         )
 
 
+def attainable(alpha: float, n: int) -> tuple[float, tuple[str, ...]]:
+    """The rate asked, or the smallest that n calibration rows can promise, and words about the difference."""
+    smallest = smallest_rate(n)
+    if alpha >= smallest:
+        return alpha, ()
+    return smallest, (
+        f"a false alarm rate of {alpha:g} needs more than the {n} calibration rows there are; "
+        f"the smallest attainable rate {smallest:.4g} is used",
+    )
+
+
 def threshold(sorted_calibration: npt.ArrayLike, alpha: float) -> float:
     """The calibration score that normal rows exceed at most a share alpha of the time.
 

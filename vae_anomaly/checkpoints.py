@@ -130,16 +130,6 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         ) from error
 
 
-def past_epochs(folder: Path) -> list[dict[str, float]]:
-    """Figures of the finished epochs in numbered folders below one, in their order, then in itself."""
-    numbered = (path for path in folder.glob("*") if path.name.isdecimal())
-    epochs: list[dict[str, float]] = []
-    for place in [*sorted(numbered, key=lambda path: int(path.name)), folder]:
-        if found := read_checkpoint(place):
-            epochs += counted_on(found.history, epochs)
-    return epochs
-
-
 def counted_on(history: Sequence[dict[str, float]], before: Sequence[object]) -> list[dict[str, float]]:
     """The figures of a training whose epochs follow those ``before``."""
     return [{**figures, "epoch": figures["epoch"] + len(before)} for figures in history]

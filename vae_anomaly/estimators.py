@@ -21,9 +21,10 @@ from vae_anomaly.columns import Bounds, Kinds
 from vae_anomaly.crossfit import cross_fitted
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.explanation import Explanation
-from vae_anomaly.fitting import Fit, Settings, recommended_model
+from vae_anomaly.fitting import Fit, Settings
 from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts, imputer_settings
 from vae_anomaly.missing import Missing
+from vae_anomaly.objectives import ObjectiveConfig
 from vae_anomaly.schema import Array, Samples, Schema, TableSchema
 
 
@@ -108,7 +109,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     def _settings(self) -> Settings:
         settings = super()._settings()
         if self.trim is not None:
-            settings = replace(settings, objective=replace(settings.objective, trim=self.trim))
+            objective = settings.objective or ObjectiveConfig()
+            settings = replace(settings, objective=replace(objective, trim=self.trim))
         return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
 
     def _after_fit(self, X: Any) -> None:
@@ -221,8 +223,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
     """Imputer: the importance-weighted masked decode of a variational autoencoder.
 
     A table of 100 rows or more trains on all of them but 2 %, at least 19, that calibrate scores. A
-    tenth of the cells is hidden from a first training, whose best epoch is how long a second one, that sees
-    everything, lasts; see `imputer_fitting`.
+    tenth of the cells is hidden from trainings of up to four lengths; a last one, that sees everything, is as
+    long as these cells speak for; see docs/missing.md.
 
     Parameters
     ----------
@@ -300,10 +302,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
             )
 
     def _fit(self, schema: Schema, samples: Samples, seed: int) -> Fit:
-        settings = self.settings or imputer_settings(schema, samples)
-        if self.missing != "mar":
-            model = settings.model or recommended_model(schema)
-            settings = replace(settings, model=replace(model, missing=self.missing))
+        recommended = imputer_settings(schema, samples)
+        settings = self.settings.otherwise(recommended) if self.settings else recommended
+        if self.missing != "mar" and settings.model is not None:
+            settings = replace(settings, model=replace(settings.model, missing=self.missing))
         return fit_imputer(schema, imputer_parts(samples, seed), settings, seed=seed, device=self.device)
 
     def _after_fit(self, X: Any) -> None:
@@ -378,14 +380,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):  # type:
         added = pd.DataFrame(missing, filled.index, names[self.n_features_in_ :], np.float64)
         return pd.concat([filled, added], axis=1)
 
-    def sample(self, X: Any, *, draws: int = 20, seed: int = 0) -> Array:
+    def sample(self, X: Any, *, draws: int = 20, seed: int = 0, k: int | None = None) -> Array:
         """Multiple imputations, shape (draws, n, *sample shape); columns in the order of `fit`.
 
         Each is one plausible filling, noise and all, where `transform` gives the mean: their spread
-        is the uncertainty. Same seed and row, same draws. Categories come as the model's numbers; NaN for
+        is the uncertainty. Same seed and row, same draws; out of ``k`` importance samples where given, else
+        of as many as the settings say. Categories come as the model's numbers; NaN for
         a name that training did not have, which is kept and has none.
         """
-        drawn = self._answers_for(X).impute(X, draws=whole_number("draws", draws), seed=seed).draws
+        drawn = self._answers_for(X).impute(X, draws=whole_number("draws", draws), seed=seed, k=k).draws
         if drawn is None:
             raise TypeError("an imputation with draws holds them")
         return drawn

@@ -12,6 +12,9 @@ import pyarrow as pa
 from vae_anomaly.columns import Column, plain, without_arrow
 from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
+# Kinds of columns whose values are whole numbers.
+WHOLE = ("integer", "binary")
+
 
 def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     """The caller's samples with the missing cells replaced.
@@ -31,6 +34,7 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     DataFrame or ndarray
         Of the shape, column order and index of ``x``. Observed cells are bit-identical; the dtype
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
+        so do integers and booleans whose columns are such to the model, where ``observed`` says the gaps;
         decimals stay decimals, Arrow's with the digits of their type; other integers with gaps become
         float64. Categories come by name, in a column of numbers as the numbers that they are written as,
         where all are; but as codes in an array of numbers.
@@ -44,9 +48,10 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
     if observed.all() and filled.dtype.kind != "O":
         return filled
     pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
-    if filled.dtype.kind != "f" and not pixels:
+    whole = isinstance(schema, TableSchema) and all(column.kind in WHOLE for column in schema.columns)
+    if filled.dtype.kind != "f" and not pixels and not (whole and filled.dtype.kind in "biu"):
         filled = filled.astype(np.float64)
-    values = np.rint(imputed) if pixels else imputed
+    values = imputed if filled.dtype.kind == "f" else cast_array(imputed, filled.dtype)
     missing = ~observed.reshape(filled.shape)
     filled[missing] = values.reshape(filled.shape)[missing]
     return filled
@@ -120,8 +125,9 @@ def _fill_column(
         return cells.where(observed, values.astype(cells.dtype))
     if (decimals := _as_decimals(cells, imputed)) is not None:
         return cells.where(observed, decimals)
-    if column is not None and column.kind in ("integer", "binary"):
-        if (plain_dtype := getattr(cells.dtype, "numpy_dtype", None)) is not None:
+    if column is not None and column.kind in WHOLE:
+        plain_dtype: Any = getattr(cells.dtype, "numpy_dtype", cells.dtype)
+        if plain_dtype.kind in "biu":
             whole = pd.Series(cast_array(imputed, plain_dtype), cells.index)
             return cells.where(observed, whole.astype(cells.dtype))
         if cells.dtype == object and not np.any(imputed % 1):

@@ -41,25 +41,34 @@ class Settings:
     Attributes
     ----------
     model : ModelConfig, optional
-    objective : ObjectiveConfig
+    objective : ObjectiveConfig, optional
     training : TrainingConfig, optional
     export : ExportConfig
     """
 
     model: ModelConfig | None = None
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig | None = None
     training: TrainingConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
 
+    def otherwise(self, recommended: Settings) -> Settings:
+        """The same with every None taken from others; the export, which is never None, is one's own."""
+        return Settings(
+            self.model or recommended.model,
+            self.objective or recommended.objective,
+            self.training or recommended.training,
+            self.export,
+        )
+
     def completed(self, schema: Schema, rows: int) -> Settings:
         """The same with every None filled in."""
-        model = self.model or recommended_model(schema)
+        model, objective = self.model or recommended_model(schema), self.objective or ObjectiveConfig()
         recommended = recommended_training(schema, rows)
         fewest = 1
-        if self.objective.trim:
+        if objective.trim:
             recommended, fewest = _underfit(recommended), TRIMMED_EPOCHS
         training = self.training or within_budget(recommended, model, schema, rows, fewest=fewest)
-        return Settings(model, self.objective, training, self.export)
+        return Settings(model, objective, training, self.export)
 
 
 class Fit(NamedTuple):
@@ -141,10 +150,10 @@ def fit_model(
     DivergedError
         If the loss loses its way.
     """
-    complete, model_config = _complete(settings, schema, parts)
+    complete, model_config, objective, _ = _complete(settings, schema, parts)
     trainer, encoding = make_trainer(schema, parts, complete, seed, device, checkpoints, callbacks)
     history = trainer.fit(parts.train, parts.validation, parts.hidden, resume=resume)
-    if complete.objective.trim:
+    if objective.trim:
         parts, provenance = _trimmed(trainer, parts, history[-1]["trimmed"], provenance or {})
     fitted = assemble(
         trainer.model,
@@ -172,14 +181,13 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
 ) -> tuple[Trainer, Encoding]:
     """A fresh model with the encoding that its training rows give, ready to be trained."""
-    complete, config = _complete(settings, schema, parts)
+    _, config, objective, training = _complete(settings, schema, parts)
     likelihood = make_likelihood(config, schema)
     encoding = fit_encoding(schema, parts.train, likelihood.output_range, config.scaling)
     model = make_model(schema.shape, config, torch.Generator().manual_seed(seed), likelihood)
     if model.missing is not None:
         model.missing.start(_skewness(encoding, parts.train))
-    training = complete.training or TrainingConfig()
-    trainer = Trainer(model, encoding, complete.objective, training, seed, device, checkpoints, callbacks)
+    trainer = Trainer(model, encoding, objective, training, seed, device, checkpoints, callbacks)
     return trainer, encoding
 
 
@@ -191,7 +199,14 @@ def _skewness(encoding: Encoding, samples: Samples) -> torch.Tensor:
     return skewness
 
 
-def _complete(settings: Settings, schema: Schema, parts: Parts) -> tuple[Settings, ModelConfig]:
+class _Complete(NamedTuple):
+    settings: Settings
+    model: ModelConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+
+
+def _complete(settings: Settings, schema: Schema, parts: Parts) -> _Complete:
     rows = len(parts.train.values)
     if rows < MINIMUM_ROWS or not len(parts.validation.values):
         raise DataError(
@@ -199,17 +214,17 @@ def _complete(settings: Settings, schema: Schema, parts: Parts) -> tuple[Setting
             f"at least {MINIMUM_ROWS} and 1 are needed"
         )
     complete = settings.completed(schema, rows)
-    model, training = complete.model, complete.training
-    if model is None or training is None:
-        raise TypeError("completed settings hold a model and its training")
-    if complete.objective.trim and training.epochs < TRIMMED_EPOCHS:
+    model, objective, training = complete.model, complete.objective, complete.training
+    if model is None or objective is None or training is None:
+        raise TypeError("completed settings hold a model, its objective and its training")
+    if objective.trim and training.epochs < TRIMMED_EPOCHS:
         raise ConfigError(
             f"trim leaves rows out from the second epoch on, and training has {training.epochs}; give it more"
         )
     if model.missing != "mar":
         # Cells that training hides itself would pass for ones that the process took.
         training = replace(training, random_mask=0.0, denoise=False)
-    return replace(complete, training=training), model
+    return _Complete(replace(complete, training=training), model, objective, training)
 
 
 def _trimmed(

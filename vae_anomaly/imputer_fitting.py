@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vae_anomaly.assembly import Parts
 from vae_anomaly.batches import take
 from vae_anomaly.budget import within_budget
-from vae_anomaly.checkpoints import counted_on
+from vae_anomaly.checkpoints import counted_on, read_checkpoint
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import (
     Fit,
@@ -73,18 +73,16 @@ def imputer_settings(schema: Schema, samples: Samples) -> Settings:
         return _image_settings(schema, rows)
     latent = int(np.clip(8 + schema.elements // 8, 1, min(schema.elements, 32)))
     width = int(np.clip(2 ** round(np.log2(UNITS * schema.elements)), *WIDTHS))
-    return Settings(
-        replace(recommended_model(schema), hidden=(width, width), latent_size=latent, skip=True),
-        ObjectiveConfig(bound="iw", draws=DRAWS),
-        _table_training(samples),
-    )
+    model = replace(recommended_model(schema), hidden=(width, width), latent_size=latent, skip=True)
+    training = within_budget(_table_training(samples), model, schema, rows, draws=DRAWS)
+    return Settings(model, ObjectiveConfig(bound="iw", draws=DRAWS), training)
 
 
 def _image_settings(schema: ImageSchema, rows: int) -> Settings:
     latent = int(np.clip(schema.elements // PIXELS, *LATENTS))
     model = replace(recommended_model(schema), latent_size=latent)
     training = replace(recommended_training(schema, rows, LONGER), random_mask=MASKED, denoise=True)
-    return Settings(model, training=within_budget(training, model, schema, rows, WORK))
+    return Settings(model, training=within_budget(training, model, schema, rows, times=WORK))
 
 
 def _table_training(samples: Samples) -> TrainingConfig:
@@ -121,9 +119,9 @@ def fit_imputer(
     than `FEWEST_CELLS` can be hidden, as of rows that hold one value each, one training watches some of
     its own rows.
 
-    Epochs are counted through all trainings, in the history and for the callbacks. The last training has its
-    checkpoints in that folder, each before it in a numbered one below; ``resume`` goes on in the one that was
-    not finished.
+    Epochs are counted through all trainings, in the history and for the callbacks; those of the last one,
+    which sees every cell, have no val_loss. Its checkpoints are in their folder, those of each training
+    before it in a numbered one below; ``resume`` goes on in the training that was not finished.
 
     Raises
     ------
@@ -139,6 +137,10 @@ def fit_imputer(
             "an autoencoder gives no imputations: its code has no distribution to weigh or draw from; "
             'set kind to "vae"'
         )
+    if settings.objective is not None and settings.objective.trim:
+        raise ConfigError(
+            f"trim is {settings.objective.trim!r} and an imputer learns from every row; leave it out"
+        )
 
     def fit(parts: Parts, settings: Settings, before: Sequence[Epoch] = ()) -> Fit:
         made = fit_model(
@@ -151,9 +153,9 @@ def fit_imputer(
             provenance=provenance,
             checkpoints=checkpoints,
             resume=resume,
-            callbacks=_counting_on(callbacks, before),
+            callbacks=[_told(callback, before) for callback in callbacks],
         )
-        return Fit(made.fitted, made.settings, [*before, *counted_on(made.history, before)])
+        return Fit(made.fitted, made.settings, [*before, *_after(before, made.history)])
 
     train = parts.train
     if isinstance(schema, ImageSchema) or len(train.values) + len(parts.calibration.values) < SMALL:
@@ -205,7 +207,7 @@ class _Search:
             self.seed,
             self.device,
             self.checkpoints and self.checkpoints / str(part),
-            _counting_on(self.callbacks, self.history),
+            [_told(callback, self.history, last=False) for callback in self.callbacks],
         )
         history = trainer.fit(watched.train, watched.validation, watched.hidden, resume=self.resume)
         self.history = [*self.history, *counted_on(history, self.history)]
@@ -233,13 +235,33 @@ def _long_enough(search: _Search) -> int:
     return len(history)
 
 
-def _counting_on(callbacks: Sequence[Callback], before: Sequence[Epoch]) -> list[Callback]:
-    """The same, told epochs that are counted on from those ``before``."""
+def past_epochs(checkpoints: Path) -> list[Epoch]:
+    """Figures of the finished epochs of a detector or an imputer, as its history has them."""
+    numbered = sorted(
+        (path for path in checkpoints.glob("*") if path.name.isdecimal()), key=lambda p: int(p.name)
+    )
+    search: list[Epoch] = []
+    for folder in numbered:
+        if found := read_checkpoint(folder):
+            search += counted_on(found.history, search)
+    own = read_checkpoint(checkpoints)
+    return [*search, *_after(search, own.history if own else [])]
 
-    def told(callback: Callback) -> Callback:
-        return lambda figures: callback(*counted_on([figures], before))
 
-    return [told(callback) for callback in callbacks]
+def _told(callback: Callback, before: Sequence[Epoch], last: bool = True) -> Callback:
+    """A callback that is told epochs as the history has them."""
+    place = list(before)
+    return lambda figures: callback(*(_after(place, [figures]) if last else counted_on([figures], place)))
+
+
+def _after(search: Sequence[Epoch], history: list[Epoch]) -> list[Epoch]:
+    """Epochs of the last training, which follow a search: what it watches, it has seen in training."""
+    if not search:
+        return history
+    return [
+        {key: value for key, value in epoch.items() if key != "val_loss"}
+        for epoch in counted_on(history, search)
+    ]
 
 
 def _ignorable(settings: Settings) -> Settings:
@@ -269,11 +291,13 @@ def imputer_parts(samples: Samples, seed: int, calibration: Samples | None = Non
     """All rows train but the few that calibrate scores, or those given; some that train are watched.
 
     A detector's split would cost an imputer the third of the rows that it is to fill. Rows without any
-    value neither calibrate nor are watched where others can: they have no score.
+    value neither calibrate nor are watched where others can: they have no score. Of fewer than `SMALL` rows,
+    those that are watched do not train: their best epoch is all that says how long.
     """
     rows = len(samples.values)
     if rows < SMALL and calibration is None:
         return split_parts(samples, seed)
+    small = calibration is not None and rows + len(calibration.values) < SMALL
     train = np.random.default_rng(seed).permutation(rows)
     empty = np.asarray(~samples.observed.reshape(rows, -1).any(axis=1))
     train = train[np.argsort(empty[train], kind="stable")]
@@ -283,4 +307,7 @@ def imputer_parts(samples: Samples, seed: int, calibration: Samples | None = Non
         last, train = np.split(train, [min(wanted, most)])
         train, last = covering(train, last, samples)
         calibration = take(samples, last)
-    return Parts(take(samples, train), take(samples, train[: max(1, rows // 10)]), calibration)
+    watched = train[: max(1, rows // 10)]
+    if small:
+        train, watched = covering(train[len(watched) :], watched, samples)
+    return Parts(take(samples, train), take(samples, watched), calibration)

@@ -55,11 +55,13 @@ def write_recalibrated(sealed: SealedBundle, answers: Answers, samples: Samples,
         raise BundleError(f"{folder} exists already; write to a new folder")
     names = (*sealed.manifest.scores, "score")
     seed = int(sealed.manifest.provenance.get("seed", 0))
+    manifest = _manifest(sealed, samples)
+    rate = manifest.false_alarm_rate
     tables = calibration_tables(lambda rows: answers.run("score", rows), samples, names, seed, rate)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        digest = _write(sealed, tables, _manifest(sealed, samples), temporary)
+        digest = _write(sealed, tables, manifest, temporary)
         temporary.chmod(0o755)
         temporary.replace(folder)
     finally:
@@ -88,4 +90,12 @@ def _manifest(sealed: SealedBundle, samples: Samples) -> Manifest:
     told = {"from_digest": sealed.digest, "rows": len(samples.values), "sha256": found.hexdigest()}
     history = [*provenance.get("recalibrated", []), told]
     changed = {**provenance, "rows_calibration": len(samples.values), "recalibrated": history}
-    return replace(sealed.manifest, provenance=changed)
+    rate, warnings = sealed.manifest.false_alarm_rate, sealed.manifest.warnings
+    if asked := provenance.get("false_alarm_rate_asked"):
+        # Raised for want of rows, with a warning of its own.
+        _, raised = calibration.attainable(asked, provenance["rows_calibration"])
+        rate, still = calibration.attainable(asked, len(samples.values))
+        warnings = (*still, *(warning for warning in warnings if warning not in raised))
+        if rate == asked:
+            del changed["false_alarm_rate_asked"]
+    return replace(sealed.manifest, provenance=changed, false_alarm_rate=rate, warnings=warnings)

@@ -378,6 +378,8 @@ def test_settings_a_source_would_ignore_are_refused(
         ({"fractions": {"train": 0.7}}, "fractions (0.7, 0.1, 0.15, 0.15) sum to 1.1; they must sum to 1"),
         ({"fractions": {"train": 0.0, "test": 0.75}},
          "fractions are (0.0, 0.1, 0.15, 0.75); give none below 0, and some to train"),
+        ({"fractions": {"train": 0.75, "calibration": 0.0}},
+         "fractions are (0.75, 0.1, 0.0, 0.15); give some to calibrate, or no score has a p-value"),
         ({"split_by": "time"}, "split_by is 'time' and split_column None; time and group need a column, "
          "random takes none"),
         ({"limit": 3}, "limit is 3; at least 20 rows are needed"),

@@ -22,9 +22,8 @@ from pipelines.splits import split
 from pipelines.train import TrainingRun, first_difference, run_folder, samples_of, train
 from serving.claim import Claim
 from vae_anomaly.assembly import Fitted
-from vae_anomaly.checkpoints import past_epochs
 from vae_anomaly.exceptions import ConfigError, DataError, DeviceError, DivergedError
-from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts
+from vae_anomaly.imputer_fitting import fit_imputer, imputer_parts, past_epochs
 from vae_anomaly.mlflow_access import local_tracking_uri
 from vae_anomaly.runtime import load_bundle
 from vae_anomaly.training import Callback
@@ -233,10 +232,11 @@ def test_an_imputer_trains_as_the_estimator_does(
     )
 
 
-@pytest.mark.parametrize("epoch", [3, 7], ids=["in the first training", "in a later one"])
+@pytest.mark.parametrize("epoch", [3, 7, 9], ids=["in the first", "before the last", "in the last"])
 def test_an_interrupted_imputer_resumes_to_the_same_model(
     epoch: int, gappy_table: Path, tmp_path: Path, exported: list[Fitted]
 ) -> None:
+    # The likeliest epoch is a late one: two trainings.
     changes = ("training.epochs=6", "model.hidden=[8]", "export.imputation_draws=20")
     recipe = load_recipe("default-imputer", changes, {"data": {"source": str(gappy_table)}})
     halted = tmp_path / "halted"
@@ -258,6 +258,31 @@ def test_an_interrupted_imputer_resumes_to_the_same_model(
     histories = [fitted.manifest.provenance["history"] for fitted in (whole, again)]
     assert untimed(histories[0]) == untimed(histories[1])
     assert (before, epochs) == (list(range(1, epoch)), list(range(epoch, len(histories[0]) + 1)))
+
+
+def test_a_search_that_was_interrupted_goes_on_in_the_training_where_it_stopped(
+    tmp_path: Path, exported: list[Fitted]
+) -> None:
+    """Noise is learnt by heart at this rate: half, a quarter and more are trained."""
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).normal(size=(200, 4)))
+    changes = ["training.epochs=16", "training.learning_rate=0.05", "training.random_mask=0.0"]
+    data = {"source": str(tmp_path / "noise.npy")}
+    recipe = load_recipe("default-imputer", [*changes, "export.imputation_draws=20"], {"data": data})
+
+    def run(name: str, *callbacks: Callback, resume: bool = False) -> None:
+        train(recipe, out=tmp_path / name, device="cpu", track=False, resume=resume, callbacks=callbacks)
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("halted", Interrupt(20))
+    folders = sorted(path.name for path in (tmp_path / "halted" / "checkpoints").iterdir())
+    assert folders == ["1", "2"]
+    run("halted", resume=True)
+    whole, again = exported
+    assert_same_model(whole, again, load(recipe.data).values[:20])
+    first, second = (fitted.manifest.provenance["history"] for fitted in (whole, again))
+    assert untimed(first) == untimed(second)
+    assert len(first) >= 16 + 8 + 4
 
 
 def test_a_bundle_that_was_never_registered_is_made_again(

@@ -8,6 +8,7 @@ from sample_models import ALL_SCORES, grey_images, table_rows
 
 from vae_anomaly import VAEDetector
 from vae_anomaly.calibration import rank_of
+from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.runtime import Bundle
 
 
@@ -101,3 +102,9 @@ def test_the_detector_ranks_columns_as_its_bundle(table_detector: VAEDetector, t
 def test_an_image_has_no_columns(image_bundle: Bundle) -> None:
     with pytest.raises(TypeError, match=r"^only the columns of a table can be ranked; an image has"):
         image_bundle.ranked_columns(grey_images(2))
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.5, "3"], ids=str)
+def test_a_number_of_columns_is_at_least_one(table_bundle: Bundle, top: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^top is .*; (expected 1 or more|give a whole number)$"):
+        table_bundle.ranked_columns(table_rows(3), top=top)

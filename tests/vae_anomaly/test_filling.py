@@ -56,6 +56,30 @@ def test_other_arrays_with_gaps_become_float64(dtype: str) -> None:
     assert filled.tolist() == [[1.0, 11.25, 1.0]]
 
 
+COUNTS = TableSchema((Column("n", "integer"), Column("ok", "binary", 0.0, 1.0), Column("m", "integer")))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "uint16", "bool"])
+def test_whole_numbers_stay_where_the_columns_are_whole(dtype: str) -> None:
+    x, observed = np.array([[1, 0, 1]]).astype(dtype), np.array([[True, False, True]])
+    filled = fill(COUNTS, x, observed, np.array([[5.0, 1.0, 7.0]]))
+    assert filled.dtype == np.dtype(dtype)
+    assert filled.tolist() == [[1, 1, 1]]
+
+
+def test_observed_integers_keep_digits_that_a_float_has_not() -> None:
+    large = 2**53 + 1
+    observed = np.array([[True, True, False], [False, True, True]])
+    filling = np.array([[3.0, 1.0, 4.0], [5.0, 0.0, 6.0]])
+    x = np.array([[large, 1, 0], [0, 0, large]])
+    assert fill(COUNTS, x, observed, filling).tolist() == [[large, 1, 4], [5, 0, large]]
+    frame = pd.DataFrame({"n": x[:, 0], "ok": [True, False], "m": x[:, 2]})
+    filled = fill(COUNTS, frame, observed, filling)
+    assert filled.dtypes.tolist() == frame.dtypes.tolist()
+    assert filled["n"].tolist() == [large, 5]
+    assert filled["m"].tolist() == [4, large]
+
+
 @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool"])
 def test_without_gaps_a_dtype_is_kept(dtype: str) -> None:
     x = np.array([[1, 0, 1]]).astype(dtype)

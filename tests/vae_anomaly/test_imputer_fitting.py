@@ -1,14 +1,16 @@
 """An imputer trains on all rows, for as long as hidden cells become more likely."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from linear_gaussian import ALL_MASKS, OFFSET, linear_gaussian, log_marginal
 
-from vae_anomaly import imputer_fitting
-from vae_anomaly.assembly import Parts
+from vae_anomaly import VAEImputer, imputer_fitting
+from vae_anomaly.assembly import ExportConfig, Parts
+from vae_anomaly.budget import MOST_ROWS, MOST_WORK, PASSES, work_per_row
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.fitting import Settings, make_trainer, split_parts
 from vae_anomaly.imputer_fitting import (
@@ -21,7 +23,7 @@ from vae_anomaly.imputer_fitting import (
 )
 from vae_anomaly.missing import Missing
 from vae_anomaly.networks import ModelConfig, make_networks
-from vae_anomaly.objectives import predictive_loss
+from vae_anomaly.objectives import ObjectiveConfig, predictive_loss
 from vae_anomaly.schema import ImageSchema, Samples, infer_schema
 from vae_anomaly.training import CELL_COST, TrainingConfig
 
@@ -81,14 +83,48 @@ def test_every_column_that_has_a_value_has_one_in_training() -> None:
             np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(ROWS[:, 0]))
 
 
-@pytest.mark.parametrize("rows", [240, 50])
-def test_all_rows_train_where_others_calibrate(rows: int) -> None:
-    shown, others = Samples(ROWS[:rows], samples().observed[:rows]), samples()
+@pytest.mark.parametrize(("rows", "watched"), [(240, 0), (70, 7)], ids=["many", "few"])
+def test_all_rows_train_where_others_calibrate_but_of_few_some_only_watch(rows: int, watched: int) -> None:
+    shown = Samples(ROWS[:rows], samples().observed[:rows])
     shown.observed[:20] = False
+    others = Samples(ROWS[:20], samples().observed[:20])
     parts = imputer_parts(shown, 0, others)
-    np.testing.assert_array_equal(np.sort(parts.train.values[:, 0]), np.sort(ROWS[:rows, 0]))
+    rows_used = [parts.train.values[:, 0], *([parts.validation.values[:, 0]] if watched else [])]
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows_used)), np.sort(ROWS[:rows, 0]))
+    assert len(parts.train.values) == rows - watched
     assert parts.validation.observed.any(axis=1).all()
     assert parts.calibration is others
+
+
+def test_a_table_however_large_stays_within_the_limit_of_work() -> None:
+    for rows, columns in ((5_000_000, 5), (600_000, 20), (200_000, 300)):
+        few = infer_schema(RNG.normal(size=(3, columns)))
+        table = np.broadcast_to(0.0, (rows, columns))
+        settings = imputer_settings(few, Samples(table, np.broadcast_to(True, table.shape)))
+        assert settings.training is not None
+        assert settings.model is not None
+        shown = settings.training.epochs * (settings.training.epoch_rows or rows)
+        assert shown <= MOST_ROWS
+        assert shown * PASSES * work_per_row(settings.model, few.shape, draws=10) <= MOST_WORK
+
+
+def test_an_imputer_learns_from_every_row() -> None:
+    settings = Settings(objective=ObjectiveConfig(trim=0.1))
+    with pytest.raises(
+        ConfigError, match=r"^trim is 0\.1 and an imputer learns from every row; leave it out$"
+    ):
+        fit_imputer(infer_schema(ROWS), imputer_parts(samples(), 0), settings)
+
+
+def test_what_settings_leave_open_is_an_imputers() -> None:
+    """To ask for more draws must not train another model."""
+    schema, shown = infer_schema(ROWS), samples()
+    expected, export = imputer_settings(schema, shown), ExportConfig(imputation_draws=50)
+    assert Settings(export=export).otherwise(expected) == replace(expected, export=export)
+    quick = replace(expected.training or TrainingConfig(), epochs=2)
+    imputer = VAEImputer(settings=Settings(training=quick, export=export), random_state=0, device="cpu")
+    found = imputer.fit(np.where(shown.observed, shown.values, np.nan)).settings_
+    assert (found.model, found.objective, found.export) == (expected.model, expected.objective, export)
 
 
 def test_few_rows_split_as_a_detector_splits_them() -> None:
@@ -231,6 +267,9 @@ def test_a_second_training_lasts_as_long_as_the_best_of_the_first_ones(rows: int
     best = fit.settings.training.epochs
     first = len(fit.history) - best
     assert [epoch["epoch"] for epoch in fit.history] == list(range(1, len(fit.history) + 1))
+    assert ["val_loss" in epoch for epoch in fit.history] == [
+        times == 1 or i < first for i in range(first + best)
+    ]
     twice = [*((8, late) for late in range(5, 9)), (8 + 4 + 2, 4), (8 + 4 + 2 + 1, 2), (8 + 4 + 2 + 1, 1)]
     assert (first, best) in (twice if times == 2 else [(0, 8)])
     assert fit.fitted.manifest.provenance["rows_train"] == (221 if times == 2 else 63)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_models import table_rows
+from sample_models import TABLE_MODEL, settings, table_rows
 
+from vae_anomaly import VAEDetector
 from vae_anomaly.calibration import p_values
 from vae_anomaly.exceptions import BundleError, CalibrationError
 from vae_anomaly.runtime import Bundle, load_bundle
@@ -25,8 +26,10 @@ def moved(table_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bun
 def test_new_rows_judge_and_the_scores_stay(table_bundle: Bundle, moved: Bundle) -> None:
     asked = table_rows(40, 3)
     before, after = table_bundle.verdicts(asked), moved.verdicts(asked, false_alarm_rate=0.05)
-    assert np.array_equal(before["score"], after["score"])
-    assert np.array_equal(moved.calibration["score_score"], np.sort(table_bundle.scores(NEW)["score"]))
+    name = f"score_{table_bundle.default_score}"
+    assert np.array_equal(before[name], after[name])
+    raw = table_bundle.scores(NEW)[table_bundle.default_score]
+    assert np.array_equal(moved.calibration["score_score"], np.sort(raw))
     whole = asked.notna().all(axis=1)
     table = table_bundle.scores(NEW[NEW.notna().all(axis=1)])["score"]
     assert np.array_equal(after["p_value"][whole], p_values(np.sort(table), after["score"][whole]))
@@ -89,3 +92,20 @@ def test_too_few_rows_and_a_taken_folder_are_refused(table_bundle: Bundle, tmp_p
     (tmp_path / "taken" / "x").touch()
     with pytest.raises(BundleError, match=r"taken exists already; write to a new folder$"):
         table_bundle.recalibrate(NEW, tmp_path / "taken")
+
+
+def test_a_rate_that_was_raised_comes_back_with_enough_rows(tmp_path: Path) -> None:
+    few = VAEDetector(settings=settings(TABLE_MODEL, epochs=1), device="cpu", random_state=0)
+    few.fit(table_rows(60)).export(tmp_path / "few")
+    bundle = load_bundle(tmp_path / "few", device="cpu")
+    assert bundle.false_alarm_rate == 1 / 13
+    assert bundle.manifest.warnings[0].startswith("a false alarm rate of 0.05 needs more than the 12 calib")
+    bundle.recalibrate(NEW.iloc[:15], tmp_path / "more")
+    bundle.recalibrate(NEW, tmp_path / "enough")
+    more, enough = (load_bundle(tmp_path / name, device="cpu") for name in ("more", "enough"))
+    assert more.false_alarm_rate == 1 / 16
+    assert "more than the 15 calibration rows" in more.manifest.warnings[0]
+    assert enough.false_alarm_rate == 0.05
+    assert not any("false alarm rate" in warning for warning in enough.manifest.warnings)
+    assert len(enough.manifest.warnings) == len(bundle.manifest.warnings) - 1
+    assert "false_alarm_rate_asked" not in enough.manifest.provenance
