@@ -89,7 +89,7 @@ def _table_training(samples: Samples) -> TrainingConfig:
     rows = len(samples.values)
     batch = int(np.clip(2 ** round(np.log2(max(rows, 1) / 16)), *BATCHES))
     epochs = int(np.clip(STEPS * batch // max(rows, 1), *EPOCHS))
-    missing = 1 - float(samples.observed.mean())
+    missing = 1 - float(samples.observed.mean()) if rows else 0.0
     return TrainingConfig(
         epochs=epochs,
         batch_size=batch,

@@ -354,7 +354,7 @@ def test_recalibrate_by_a_file(
     told = json.loads(done.out)
     assert (done.code, told["bundle"], told["rows"]) == (0, "new", 50)
     found = load_bundle("new", device="cpu", expected_digest=told["digest"])
-    scores = table_bundle.scores(rows[COLUMNS])["score"]
+    scores = table_bundle.scores(rows[COLUMNS])[table_bundle.default_score]
     assert np.array_equal(found.calibration["score_score"], np.sort(scores))
     again = shell("recalibrate", table_folder, "normal.csv", *options)
     assert (again.code, again.err) == (1, "vae-anomaly: new exists already; write to a new folder\n")
