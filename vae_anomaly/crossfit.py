@@ -50,7 +50,7 @@ def cross_fitted(
     ConfigError
         If there cannot be so many folds.
     DataError
-        If a column has values in one fold alone, before anything is fitted.
+        If a column has values in one fold alone, before anything is fitted; or a fit has too few rows.
 
     References
     ----------
@@ -67,7 +67,10 @@ def cross_fitted(
     if names:
         _check_columns(samples, parts, names)
     for fold, held in enumerate(parts):
-        answers = fit(take(samples, np.setdiff1d(order, held)), int(seeds[fold]))
+        try:
+            answers = fit(take(samples, np.setdiff1d(order, held)), int(seeds[fold]))
+        except DataError as error:
+            raise DataError(f"without fold {fold} of {folds} of {rows} rows: {error}") from error
         rows_held = take(samples, held)
         scores = answers.judged(rows_held)["score"]
         table[held] = np.column_stack([scores, _places(scores, answers, missing_share(rows_held))])

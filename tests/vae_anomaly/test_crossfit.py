@@ -130,6 +130,12 @@ def test_folds_out_of_range_are_refused(folds: int) -> None:
         VAEDetector(settings=QUICK).cross_fit(table_rows(60), folds=folds)
 
 
+def test_a_fit_of_too_few_rows_is_told_with_its_fold() -> None:
+    sentence = "without fold 0 of 5 of 12 rows: n_samples=9 leaves 6 rows to train on; "
+    with pytest.raises(DataError, match=f"^{re.escape(sentence)}"):
+        VAEDetector(settings=QUICK).cross_fit(table_rows(12))
+
+
 def test_a_column_with_all_its_values_in_one_fold_is_refused_before_any_fit() -> None:
     fake, values = Fake(), np.arange(120.0).reshape(60, 2)
     observed = np.ones(values.shape, dtype=bool)
