@@ -16,7 +16,7 @@ from vae_anomaly import calibration
 from vae_anomaly.answers import Answers
 from vae_anomaly.batches import PAD_TO, Feeds, with_something
 from vae_anomaly.bundle import Manifest
-from vae_anomaly.choices import is_number
+from vae_anomaly.choices import check_fields, is_number
 from vae_anomaly.encoding import Encoding
 from vae_anomaly.exceptions import CalibrationError, ConfigError
 from vae_anomaly.gaps import calibration_tables
@@ -82,12 +82,13 @@ class ExportConfig:
     false_alarm_rate: float = 0.05
 
     def __post_init__(self) -> None:
+        if not (is_number(self.false_alarm_rate) and 0 < self.false_alarm_rate < 1):
+            raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate!r}")
+        check_fields(self)
         if min(self.draws, self.imputation_draws) < 1:
             raise ConfigError(
                 f"draws and imputation_draws must be at least 1, got {self.draws} and {self.imputation_draws}"
             )
-        if not (is_number(self.false_alarm_rate) and 0 < self.false_alarm_rate < 1):
-            raise ConfigError(f"false_alarm_rate must be between 0 and 1, got {self.false_alarm_rate!r}")
 
 
 class Parts(NamedTuple):
@@ -204,7 +205,12 @@ def assemble(
     for graph in graphs.values():
         graph.eval()
     rows = {"rows_train": len(parts.train.values), "rows_calibration": len(held_out.values), "seed": seed}
-    about = {"name": name, "schema": schema, "provenance": {**(provenance or {}), **rows}}
+    about = {
+        "name": name,
+        "schema": schema,
+        "provenance": {**(provenance or {}), **rows},
+        "warnings": _odd_columns(schema, parts.train, score_graph.encoding.wild),
+    }
     manifest = _manifest(model_config, config, graphs, scores, default, about)
     fitted = Fitted(graphs, manifest, {}, held_out)
     if model.variational:
@@ -267,8 +273,8 @@ def _manifest(
     rate, warnings = calibration.attainable(asked, about["provenance"]["rows_calibration"])
     if rate != asked:
         about = {**about, "provenance": {**about["provenance"], "false_alarm_rate_asked": asked}}
-    warnings += _odd_columns(about["schema"], graphs["score"].encoding.wild)
-    for warning in warnings:
+    about = {**about, "warnings": (*warnings, *about["warnings"])}
+    for warning in about["warnings"]:
         log.warning(warning)
     return Manifest(
         kind=model.kind,
@@ -282,7 +288,6 @@ def _manifest(
         false_alarm_rate=rate,
         tolerances=TOLERANCES,
         derived_from_rows=tuple(part for score in scores.values() for part in score.derived_from_rows),
-        warnings=warnings,
         **about,
     )
 
@@ -308,11 +313,16 @@ def calibrate(fitted: Fitted, answers: Answers) -> None:
     fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))
 
 
-def _odd_columns(schema: Schema, wild: tuple[int, ...]) -> tuple[str, ...]:
+def _odd_columns(schema: Schema, train: Samples, wild: tuple[int, ...]) -> tuple[str, ...]:
     """Columns of one value, far from which a row is strange, and those that are scaled robustly unasked."""
     if not isinstance(schema, TableSchema):
         return ()
-    constant = [column.name for column in schema.columns if column.low == column.high is not None]
+    # The ends of a column of booleans are those that it can have.
+    constant = [
+        column.name
+        for column, values in zip(schema.columns, train.values.T, strict=True)
+        if column.low == column.high is not None or (column.truths and np.ptp(values[~np.isnan(values)]) == 0)
+    ]
     far = "scaled by quartiles, for a few training values are far from all others"
     found = {"constant in training": constant, far: [schema.names[i] for i in wild]}
     return tuple(f"{what}: {_first_of(names)}" for what, names in found.items() if names)

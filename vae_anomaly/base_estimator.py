@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sklearn.utils import check_array, check_random_state
 
 from vae_anomaly.answers import Answers
 from vae_anomaly.columns import Bounds, Kinds
-from vae_anomaly.exceptions import NotFittedError, SchemaError
+from vae_anomaly.exceptions import ConfigError, NotFittedError, SchemaError
 from vae_anomaly.export import export_bundle
 from vae_anomaly.fitting import Fit, Settings, fit_model, split_parts
 from vae_anomaly.samples import array_of
@@ -78,6 +79,13 @@ class VAEEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any) -> tuple[Schema, Samples]:
         """Training data, and what they are."""
+        for name, kind, wanted in (
+            ("settings", Settings, "Settings(...)"),
+            ("kinds", Mapping, "a dictionary by column"),
+            ("bounds", Mapping, "a dictionary by column"),
+        ):
+            if not isinstance(value := getattr(self, name), kind | None):
+                raise ConfigError(f"{name} is {value!r}; give {wanted} or None")
         _refuse_text(X, self.kinds or {})
         _check_array(X, numeric=not self.kinds)
         schema = infer_schema(X, self.kinds, self.bounds)

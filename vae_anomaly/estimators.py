@@ -41,8 +41,9 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         order. Columns of a bare array go by their place.
     bounds : mapping of column to (lower, upper), optional
         What expected and imputed values keep to; None for no bound.
-    false_alarm_rate : float
-        Share of normal rows that `predict` may call outliers; kept by rows held out from training.
+    false_alarm_rate : float, optional
+        Share of normal rows that `predict` may call outliers; kept by rows held out from training. That of
+        ``settings`` where None: 0.05, unless they say otherwise.
     contamination : float, optional
         As in scikit-learn: the share, at most 0.5, of the rows given to `fit` that `predict` calls
         outliers. It moves `offset_` alone; p-values and bundles keep to ``false_alarm_rate``.
@@ -85,7 +86,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         settings: Settings | None = None,
         kinds: Kinds | None = None,
         bounds: Bounds | None = None,
-        false_alarm_rate: float = 0.05,
+        false_alarm_rate: float | None = None,
         contamination: float | None = None,
         trim: float | str | None = None,
         device: str = "auto",
@@ -111,6 +112,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         if self.trim is not None:
             objective = settings.objective or ObjectiveConfig()
             settings = replace(settings, objective=replace(objective, trim=self.trim))
+        if self.false_alarm_rate is None:
+            return settings
         return replace(settings, export=replace(settings.export, false_alarm_rate=self.false_alarm_rate))
 
     def _after_fit(self, X: Any) -> None:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
-from vae_anomaly.batches import take
+from vae_anomaly.batches import take, with_something
 from vae_anomaly.budget import within_budget
+from vae_anomaly.choices import check_fields
 from vae_anomaly.encoding import Encoding, fit_encoding
 from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.networks import ModelConfig
@@ -50,6 +51,9 @@ class Settings:
     objective: ObjectiveConfig | None = None
     training: TrainingConfig | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def otherwise(self, recommended: Settings) -> Settings:
         """The same with every None taken from others; the export, which is never None, is one's own."""
@@ -243,11 +247,14 @@ def _trimmed(
 def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibration: float = 0.2) -> Parts:
     """Training, validation and calibration rows at random, each share at least one row.
 
+    Rows with nothing observed are none of them: nothing can be learnt from them, and they have no score.
+
     Raises
     ------
     DataError
         If too few are left to train on.
     """
+    given, samples = len(samples.values), with_something(samples)
     rows = len(samples.values)
     order = np.random.default_rng(seed).permutation(rows)
     sizes = [max(1, round(share * rows)) for share in (validation, calibration)]
@@ -256,8 +263,9 @@ def split_parts(samples: Samples, seed: int, validation: float = 0.1, calibratio
     train, last = covering(train, last, samples)
     train, held = covering(train, held, samples)
     if len(train) < MINIMUM_ROWS:
+        empty = f", {given - rows} of them without any value," if given > rows else ""
         raise DataError(
-            f"n_samples={rows} leaves {len(train)} rows to train on; "
+            f"n_samples={given}{empty} leaves {len(train)} rows to train on; "
             f"at least {MINIMUM_ROWS} are needed: fit on more"
         )
     return Parts(take(samples, train), take(samples, held), take(samples, last))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad
 
-from vae_anomaly.choices import check_choices
+from vae_anomaly.choices import check_fields
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import sum_elements
 
@@ -115,7 +115,7 @@ class ModelConfig:
     spatial_code: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if self.latent_size < 1:
             raise ConfigError(f"latent_size must be at least 1, got {self.latent_size}")
         if any(width < 1 for width in self.hidden):

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vae_anomaly.choices import check_choices
+from vae_anomaly.choices import check_fields
 from vae_anomaly.exceptions import ConfigError
 from vae_anomaly.likelihoods import observed_log_prob, sum_elements
 from vae_anomaly.networks import Posterior
@@ -51,7 +51,7 @@ class ObjectiveConfig:
     trim: float | str = 0.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         check_trim(self.trim)
         if self.draws < 1:
             raise ConfigError(f"draws must be at least 1, got {self.draws}")

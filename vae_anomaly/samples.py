@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,9 +64,11 @@ def mask_of(observed: Any) -> Mask:
     return mask.astype(np.bool_)
 
 
-def refuse_infinite(values: Array, what: str) -> None:
-    """Raise `SchemaError` that names the first rows with infinite values."""
+def refuse_infinite(values: Array, what: str, names: Sequence[str] = ()) -> None:
+    """Raise `SchemaError` that names the first rows with infinite values, and by ``names`` the columns."""
     infinite = np.isinf(values)
     if infinite.any():
         rows = np.unique(np.nonzero(infinite)[0])[:NAMED_AT_MOST].tolist()
-        raise SchemaError(f"infinite values in {what} {rows}; use NaN for a missing value")
+        columns = [names[i] for i in np.flatnonzero(infinite.any(axis=0))[:NAMED_AT_MOST]] if names else []
+        among = f" of columns {columns}" if columns else ""
+        raise SchemaError(f"infinite values in {what} {rows}{among}; use NaN for a missing value")

@@ -170,7 +170,7 @@ class TableSchema:
             values = numbers_of(array_of(x, "cells"), "cells").astype(np.float64)
             unseen = np.zeros(values.shape, dtype=np.bool_)
         self._check_shape(values.shape)
-        refuse_infinite(values, "row")
+        refuse_infinite(values, "row", self._names)
         present = ~np.isnan(values)
         if observed is not None:
             mask = mask_of(_like(names, observed) if isinstance(observed, pd.DataFrame) else observed)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from vae_anomaly.choices import check_choices
+from vae_anomaly.choices import check_fields
 from vae_anomaly.devices import choose_device, gains_from_bfloat16
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.exceptions import ConfigError, DivergedError
@@ -99,7 +99,7 @@ class TrainingConfig:
     epoch_rows: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         for name, least in (("epochs", 1), ("batch_size", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")

@@ -120,7 +120,10 @@ def test_slips_on_tables_are_named(
         ("a,a\n" + "1,2\n" * 30, "column 'a' appears more than once; drop the repeats"),
         ("a,b\n" + "1,2\n" * 30 + "1,2,3\n", "Expected 2 columns, got 3"),
         ("a,b\n" + "1,2\n" * 30 + "1\n", "Expected 2 columns, got 1"),
-        ("a,b\n" + "1,2\n" * 30 + "1,inf\n", "infinite values in row [30]; use NaN for a missing value"),
+        (
+            "a,b\n" + "1,2\n" * 30 + "1,inf\n",
+            "infinite values in row [30] of columns ['b']; use NaN for a missing value",
+        ),
         ("", "Empty CSV file"),
         ("a,b\n" + "1,2\n" * 19, "t has 19 rows; at least 20 are needed to train and judge a model"),
     ],

@@ -323,7 +323,7 @@ def test_an_image_is_the_same_in_any_dress(image_bundle: Bundle, dtype: str, sha
         (lambda f: f.drop(columns="plain"), r"missing columns \['plain'\]; to leave a value out, .*"),
         (
             lambda f: f.assign(plain=np.inf),
-            r"infinite values in row \[0, 1, 2\]; use NaN for a missing value",
+            r"infinite values in row \[0, 1, 2\] of columns \['plain'\]; use NaN for a missing value",
         ),
         (lambda f: f.to_numpy()[:, :3], r"rows have shape \(3, 3\); expected \(B, 4\)"),
         (lambda f: [[1.0, 2.0], [3.0]], "cells are ragged; give every row the same length"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from sklearn.utils import get_tags
 
 from vae_anomaly import VAEDetector, VAEImputer
 from vae_anomaly.answers import Answers
+from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError, DataError, NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.runtime import Bundle
+from vae_anomaly.training import TrainingConfig
 
 QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
 
@@ -54,7 +57,7 @@ def test_parameters_are_kept_as_given_and_cloned(kind: type[VAEDetector] | type[
     expected: dict[str, Any] = {"settings": QUICK, "device": "cpu", "random_state": 7}
     expected |= {"kinds": None, "bounds": None}
     expected |= (
-        {"false_alarm_rate": 0.05, "contamination": None, "trim": None}
+        {"false_alarm_rate": None, "contamination": None, "trim": None}
         if kind is VAEDetector
         else {"missing": "mar", "add_indicator": False}
     )
@@ -157,6 +160,55 @@ def test_the_detectors_rate_is_the_bundles(table_detector: VAEDetector, table_bu
     detector = quick(table_rows(80), false_alarm_rate=0.2)
     assert detector.fitted_.manifest.false_alarm_rate == 0.2
     assert detector.settings is QUICK
+
+
+def test_the_settings_rate_holds_where_the_detector_names_none() -> None:
+    choices = settings(TABLE_MODEL, false_alarm_rate=0.2)
+    for given, rate in ((None, 0.2), (0.25, 0.25)):
+        detector = VAEDetector(settings=choices, false_alarm_rate=given, device="cpu").fit(table_rows(40))
+        assert detector.fitted_.manifest.false_alarm_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"settings": "fast"}, "settings is 'fast'; give Settings(...) or None"),
+        ({"kinds": ["real"]}, "kinds is ['real']; give a dictionary by column or None"),
+        ({"bounds": [(0, 1)]}, "bounds is [(0, 1)]; give a dictionary by column or None"),
+    ],
+    ids=["settings", "kinds", "bounds"],
+)
+@pytest.mark.parametrize("kind", [VAEDetector, VAEImputer])
+def test_parameters_of_another_type_are_refused(
+    kind: type[VAEDetector] | type[VAEImputer], given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        kind(**given).fit(table_rows())
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Settings(training="long"), "training is 'long'; give a TrainingConfig or None"),  # type: ignore[arg-type]
+        (lambda: Settings(model=TrainingConfig()), "model is TrainingConfig("),  # type: ignore[arg-type]
+        (lambda: ExportConfig(draws=2.5), "draws is 2.5; give a whole number"),  # type: ignore[arg-type]
+        (lambda: ExportConfig(scores="recon"), "scores is 'recon'; give a tuple"),  # type: ignore[arg-type]
+    ],
+    ids=["text", "another section", "fraction", "no tuple"],
+)
+def test_settings_of_another_type_are_refused(make: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
+        make()
+
+
+def test_rows_without_any_value_take_no_part() -> None:
+    rows = np.random.default_rng(0).normal(size=(10, 3))
+    empty = np.full((110, 3), np.nan)
+    detector = quick(np.concatenate([empty, rows]))
+    assert detector.fitted_.manifest.provenance["rows_calibration"] == 2
+    sentence = "n_samples=115, 110 of them without any value, leaves 3 rows to train on; "
+    with pytest.raises(DataError, match=f"^{re.escape(sentence)}"):
+        quick(np.concatenate([empty, rows[:5]]))
 
 
 def test_too_few_rows_for_the_rate_take_the_smallest() -> None:

@@ -1,11 +1,18 @@
 """The likelihood ratio to a model of rows without structure."""
 
+import numpy as np
 import pytest
 import torch
 from linear_gaussian import OFFSET, linear_gaussian, log_marginal
+from mixed_tables import mixed_rows
+from sample_models import TABLE_MODEL, settings
 from score_evidence import ROWS, encoded, evidence, normal
 from torch import Tensor
 
+from vae_anomaly import VAEDetector
+from vae_anomaly.columns import Column
+from vae_anomaly.likelihoods import Gaussian
+from vae_anomaly.mixed import Mixed
 from vae_anomaly.networks import ModelConfig
 from vae_anomaly.scores import BackgroundRatio, Evidence, background, noise_bank
 from vae_anomaly.scores.background import PERTURBED, perturbed
@@ -21,6 +28,11 @@ def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def same(mask: Tensor) -> Tensor:
+    """Every element is one feature."""
+    return mask
 
 
 def tied(count: int, seed: int = 0) -> Tensor:
@@ -53,14 +65,35 @@ def test_it_is_zero_where_the_background_is_the_model_itself() -> None:
 def test_perturbed_rows_borrow_from_the_same_element_of_other_rows() -> None:
     x = torch.arange(4000.0)[:, None] + torch.tensor([0.0, 0.25, 0.5])
     whole = torch.ones_like(x, dtype=torch.bool)
-    drawn = perturbed(x, whole, generator())
+    drawn = perturbed(x, whole, generator(), same)
     changed = drawn != x
     # Four standard errors of 12,000 coin flips; one donor of 4,000 is the row itself.
     assert changed.double().mean().item() == pytest.approx(PERTURBED, abs=0.015)
     assert torch.equal(drawn.frac(), x.frac())
     seen = torch.arange(4000)[:, None] % 2 == torch.tensor([0, 0, 0])
-    gaps = perturbed(torch.where(seen, x, 0.0), seen, generator())
+    gaps = perturbed(torch.where(seen, x, 0.0), seen, generator(), same)
     assert torch.equal(gaps == 0, torch.where(seen, x, 0.0) == 0)
+
+
+def test_perturbed_classes_of_a_column_go_together() -> None:
+    columns = (Column("city", "categorical", categories=("a", "b", "c")), Column("real"))
+    likelihood = Mixed(columns, Gaussian(scale="element"))
+    city = torch.arange(2000) % 3
+    x = torch.cat([torch.eye(3)[city], torch.arange(2000.0)[:, None]], dim=1)
+    observed = torch.ones(2000, 2, dtype=torch.bool)
+    observed[city == 2, 0] = False
+    drawn = perturbed(x, observed, generator(), likelihood.widened)
+    assert (drawn[:, :3].sum(dim=1) == 1).all()
+    assert torch.equal(drawn[city == 2, :3], x[city == 2, :3])
+    changed = (drawn != x).any(dim=0)
+    assert changed.tolist() == [True, True, False, True]
+
+
+def test_a_mixed_table_has_a_background() -> None:
+    choices = settings(TABLE_MODEL, epochs=1, scores=("background_ratio",))
+    rows = mixed_rows(60)
+    detector = VAEDetector(settings=choices, device="cpu", random_state=0).fit(rows)
+    assert np.isfinite(detector.scores(rows)["background_ratio"]).all()
 
 
 def test_fitting_leaves_the_model_and_the_global_generator_alone() -> None:
@@ -79,7 +112,7 @@ def test_fitting_leaves_the_model_and_the_global_generator_alone() -> None:
 def test_the_background_knows_less_of_what_ties_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "ROWS_SHOWN", 60_000)
     x = tied(200, seed=5)
-    broken = perturbed(x, torch.ones_like(x, dtype=torch.bool), generator())
+    broken = perturbed(x, torch.ones_like(x, dtype=torch.bool), generator(), same)
     surprise = []
     for share in (0.0, PERTURBED):
         monkeypatch.setattr(background, "PERTURBED", share)

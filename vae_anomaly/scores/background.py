@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import numpy as np
@@ -47,7 +48,8 @@ class BackgroundRatio(Score):
         found = list(training())
         generator, model = torch.Generator().manual_seed(0), found[0].model
         x, observed = (torch.cat([each.encoded[i] for each in found]).cpu() for i in (0, 1))
-        samples = Samples(perturbed(x, observed, generator).numpy(), observed.numpy())
+        widened = deepcopy(model.likelihood).cpu().widened
+        samples = Samples(perturbed(x, observed, generator, widened).numpy(), observed.numpy())
         self.background = initialise(deepcopy(model), generator)
         aware = bool(getattr(model.encoder, "mask_input", False))
         trainer = Trainer(
@@ -76,15 +78,18 @@ class _Identity(nn.Module):
         return Encoded(x, observed, torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
 
-def perturbed(x: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows (N, D) with a share `PERTURBED` of the elements replaced by the same element of another row.
+def perturbed(
+    x: Tensor, observed: Tensor, generator: torch.Generator, widened: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Rows (N, F) with a share `PERTURBED` of the D elements replaced by the same element of another row.
 
-    An element that is missing in either row stays as it is.
+    An element that is missing in either row stays as it is. ``widened`` takes (N, D) to (N, F): the classes
+    of a column go together.
     """
-    donors = torch.randint(len(x), x.shape, generator=generator)
-    given, held = torch.gather(x, 0, donors), torch.gather(observed, 0, donors)
-    chosen = torch.rand(x.shape, generator=generator) < PERTURBED
-    return torch.where(chosen & held & observed, given, x)
+    donors = torch.randint(len(x), observed.shape, generator=generator)
+    held = torch.gather(observed, 0, donors)
+    chosen = torch.rand(observed.shape, generator=generator) < PERTURBED
+    return torch.where(widened(chosen & held & observed), torch.gather(x, 0, widened(donors)), x)
 
 
 def _device(evidence: Evidence) -> torch.device:
