@@ -22,8 +22,11 @@ DELIMITERS = ",;\t"
 # What other tools write into the gaps of a numeric column: the list of pandas.
 GAPS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NAN", "-NaN", "-nan", "NULL", "null", "None", "<NA>")
 SNIFFED_CHARACTERS = 2**16
-# Text that an integer column would write back unchanged: no sign plus, no leading zeros.
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+# Text that an integer column would write back unchanged: no sign plus, no leading zeros, none that
+# 64 bits could not hold.
+INTEGER = r"^(0|-?[1-9][0-9]{0,17}|-?[1-8][0-9]{18})$"
+# Integers up to here are floats too; not all beyond are.
+EXACT = 2**53
 INDEX = ""
 
 
@@ -34,8 +37,9 @@ class _LargeRowError(DataError):
 class CsvReader:
     """A CSV file with a header line, as tables of pyarrow.
 
-    Until `settle` every column is text; after it the model's columns are float64 and the others
-    int64 where all their cells are plain integers, else text.
+    Until `settle` every column is text; after it the model's columns are float64, but int64 where all their
+    cells are plain integers and some too large for a float, and the others int64 where all their cells are
+    plain integers, else text.
     """
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
@@ -69,6 +73,7 @@ class CsvReader:
     def _settle(self, features: Sequence[str], texts: frozenset[str]) -> None:
         types = {name: pa.float64() if name in features else pa.int64() for name in self.schema.names}
         types |= dict.fromkeys(texts, pa.string())
+        whole, large = set(features), set[str]()
         self.rows = 0
         for table in self._texts(self.schema.names):
             for name, kind in types.items():
@@ -76,9 +81,14 @@ class CsvReader:
                     continue
                 if name in features:
                     self._numbers(table[name], name, self.rows)
+                    if name in whole and _all_integers(cells := _without_gaps(table[name])):
+                        large |= {name} if _beyond_floats(cells) else set()
+                    else:
+                        whole.discard(name)
                 elif kind == pa.int64() and not _all_integers(table[name]):
                     types[name] = pa.string()
             self.rows += table.num_rows
+        types |= dict.fromkeys(whole & large, pa.int64())
         if not self.rows:
             types |= {name: pa.string() for name in types if name not in features}
         self.schema = pa.schema(list(types.items()))
@@ -95,7 +105,9 @@ class CsvReader:
         kind = self.schema.field(name).type
         if name in self._texts_of:
             return _without_gaps(column)
-        return self._numbers(column, name, start) if kind == pa.float64() else column.cast(kind)
+        if kind == pa.float64():
+            return self._numbers(column, name, start)
+        return _without_gaps(column).cast(kind) if kind == pa.int64() else column
 
     def _numbers(self, column: pa.ChunkedArray, name: str, start: int) -> pa.ChunkedArray:
         text = _without_gaps(column)
@@ -200,6 +212,12 @@ def _refuse_numbers(names: list[str], path: Path) -> None:
 
 def _all_integers(column: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.match_substring_regex(column, INTEGER), min_count=0).as_py())
+
+
+def _beyond_floats(integers: pa.ChunkedArray) -> bool:
+    """Whether one of these integers, written out, is too large for a float to be sure to hold it."""
+    most = pc.max(pc.abs(integers.cast(pa.int64()))).as_py()
+    return most is not None and most > EXACT
 
 
 def _first_text(column: pa.ChunkedArray) -> tuple[int, str]:

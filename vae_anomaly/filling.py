@@ -14,6 +14,8 @@ from vae_anomaly.schema import Array, ImageSchema, Mask, Schema, TableSchema
 
 # Kinds of columns whose values are whole numbers.
 WHOLE = ("integer", "binary")
+# Whole numbers up to here are floats too; not all beyond are.
+EXACT = 2**53
 
 
 def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
@@ -36,7 +38,8 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
         is kept where it can hold the filled values: images of a uint8 model stay uint8, rounded;
         so do integers and booleans whose columns are such to the model, where ``observed`` says the gaps;
         decimals stay decimals, Arrow's with the digits of their type; other integers with gaps become
-        float64. Categories come by name, in a column of numbers as the numbers that they are written as,
+        float64, but stay integers, their gaps rounded, where observed ones are beyond 2^53 and would change.
+        Categories come by name, in a column of numbers as the numbers that they are written as,
         where all are; but as codes in an array of numbers.
     """
     if isinstance(x, pd.DataFrame):
@@ -49,7 +52,10 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
         return filled
     pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
     whole = isinstance(schema, TableSchema) and all(column.kind in WHOLE for column in schema.columns)
-    if filled.dtype.kind != "f" and not pixels and not (whole and filled.dtype.kind in "biu"):
+    whole = (whole and filled.dtype.kind in "biu") or _beyond_floats(
+        filled[observed.reshape(filled.shape)], filled.dtype
+    )
+    if filled.dtype.kind != "f" and not pixels and not whole:
         filled = filled.astype(np.float64)
     values = imputed if filled.dtype.kind == "f" else cast_array(imputed, filled.dtype)
     missing = ~observed.reshape(filled.shape)
@@ -83,6 +89,11 @@ def cast_decimals(imputed: Array, kind: pa.DataType) -> pa.Array:
     return pa.array(np.clip(imputed, -most, most)).cast(kind, safe=False)
 
 
+def _beyond_floats(values: Any, dtype: np.dtype[np.generic]) -> bool:
+    """Whether integers are too large for float64 to hold each of them."""
+    return dtype.kind in "iu" and values.size > 0 and not -EXACT <= values.min() <= values.max() <= EXACT
+
+
 def _limits(dtype: np.dtype[np.generic]) -> tuple[float, float]:
     """Ends of an integer dtype as floats that convert back inside it."""
     info = np.iinfo(np.dtype(dtype.str))
@@ -108,7 +119,9 @@ def _fill_frame(schema: Schema, x: pd.DataFrame, observed: Mask, imputed: Array)
 def _fill_column(
     cells: pd.Series[Any], observed: Array, imputed: Array, column: Column | None
 ) -> pd.Series[Any]:
-    if observed.all():
+    whole = column is not None and column.kind in WHOLE
+    # Objects take the dtype of the column whether or not one of them is missing.
+    if observed.all() and not (whole and cells.dtype == object):
         return cells
     # A column without any value is of floats in pandas, whatever belongs there.
     numeric = pd.api.types.is_numeric_dtype(cells.dtype) and bool(cells.notna().any())
@@ -125,13 +138,12 @@ def _fill_column(
         return cells.where(observed, values.astype(cells.dtype))
     if (decimals := _as_decimals(cells, imputed)) is not None:
         return cells.where(observed, decimals)
-    if column is not None and column.kind in WHOLE:
-        plain_dtype: Any = getattr(cells.dtype, "numpy_dtype", cells.dtype)
-        if plain_dtype.kind in "biu":
-            whole = pd.Series(cast_array(imputed, plain_dtype), cells.index)
-            return cells.where(observed, whole.astype(cells.dtype))
-        if cells.dtype == object and not np.any(imputed % 1):
-            return _fill_objects(cells, observed, imputed, column)
+    plain_dtype: Any = getattr(cells.dtype, "numpy_dtype", cells.dtype)
+    if plain_dtype.kind in "biu" and (whole or _beyond_floats(cells[observed], plain_dtype)):
+        rounded = pd.Series(cast_array(imputed, plain_dtype), cells.index)
+        return cells.where(observed, rounded.astype(cells.dtype))
+    if column is not None and whole and cells.dtype == object and not np.any(imputed % 1):
+        return _fill_objects(cells, observed, imputed, column)
     # As objects, because no other dtype takes a number in place of each kind of null.
     return cells.astype(object).where(observed, 0).astype("float64").where(observed, imputed)
 

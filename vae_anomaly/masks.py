@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from vae_anomaly.choices import whole_number
 from vae_anomaly.exceptions import ConfigError
-from vae_anomaly.mechanisms import Mask, check_share, check_word, mar, mnar
+from vae_anomaly.mechanisms import Mask, check_share, check_word, generator, mar, mnar
 
 __all__ = [
     "Mask",
@@ -65,7 +65,7 @@ def mcar(shape: Sequence[int], share: float, seed: int) -> Mask:
     """
     check_share(share)
     # random() < 1 always, so a share of 0 hides nothing and a share of 1 everything.
-    return np.random.default_rng(seed).random(tuple(shape)) >= share
+    return generator(seed).random(tuple(shape)) >= share
 
 
 def given(shape: Sequence[int], patterns: npt.ArrayLike, seed: int) -> Mask:
@@ -93,7 +93,7 @@ def given(shape: Sequence[int], patterns: npt.ArrayLike, seed: int) -> Mask:
             f"patterns have shape {kinds.shape}; for samples of shape {tuple(shape[1:])} give (P, "
             f"{', '.join(map(str, shape[1:]))}) with P at least 1"
         )
-    drawn: Mask = kinds[np.random.default_rng(seed).integers(len(kinds), size=shape[0])]
+    drawn: Mask = kinds[generator(seed).integers(len(kinds), size=shape[0])]
     return drawn
 
 
@@ -143,7 +143,7 @@ def block(shape: Sequence[int], size: int | tuple[int, int], seed: int) -> Mask:
     high, wide = (whole_number("size", side) for side in sides)
     if not (0 <= high <= height and 0 <= wide <= width):
         raise ConfigError(f"a hidden block of {high}x{wide} does not fit into images of {height}x{width}")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     top = rng.integers(0, height - high + 1, size=(count, 1, 1, 1))
     left = rng.integers(0, width - wide + 1, size=(count, 1, 1, 1))
     row = np.arange(height).reshape(1, 1, height, 1)
@@ -212,7 +212,7 @@ def stripes(
     check_word("along", along, ("rows", "columns"))
     if min(width, gap) < 1:
         raise ConfigError(f"stripes need a width and a gap of at least 1, got {width} and {gap}")
-    shift = np.random.default_rng(seed).integers(width + gap, size=(count, 1))
+    shift = generator(seed).integers(width + gap, size=(count, 1))
     side = height if along == "rows" else wide
     visible = (np.arange(side) + shift) % (width + gap) >= width
     lines = visible[:, None, :, None] if along == "rows" else visible[:, None, None, :]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vae_anomaly.choices import is_number, whole_number
 from vae_anomaly.columns import to_numbers
 from vae_anomaly.exceptions import ConfigError, SchemaError
 
@@ -48,7 +49,7 @@ def mar(x: npt.ArrayLike, share: float, seed: int) -> Mask:
         deciding columns hide nothing.
     """
     values, present = _table(x, 2)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     columns = values.shape[1]
     order = rng.permutation(columns)
     deciding, others = np.split(order, [max(1, round(DECIDING_SHARE * columns))])
@@ -108,7 +109,7 @@ def mnar(
     chosen = np.arange(count) if columns is None else _places(columns, count)
     units = _standardised(values, present)[:, chosen]
     units = {"high": units, "low": -units, "both": np.abs(units)}[tail]
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     observed = present.copy()
     for place, column in enumerate(chosen):
         known = present[:, column]
@@ -122,8 +123,15 @@ def mnar(
 
 def check_share(share: float) -> None:
     """Refuse a share outside [0, 1]."""
-    if not 0 <= share <= 1:
-        raise ConfigError(f"share of hidden elements is {share}; give a number from 0 to 1")
+    if not (is_number(share) and 0 <= share <= 1):
+        raise ConfigError(f"share of hidden elements is {share!r}; give a number from 0 to 1")
+
+
+def generator(seed: int) -> np.random.Generator:
+    """What a mask is drawn by; `ConfigError` for a seed that is no whole number of 0 or more."""
+    if whole_number("seed", seed) < 0:
+        raise ConfigError(f"seed is {seed}; give 0 or more")
+    return np.random.default_rng(seed)
 
 
 def check_word(name: str, word: str, known: Sequence[str]) -> None:
@@ -160,8 +168,10 @@ def _places(columns: Sequence[object], count: int) -> npt.NDArray[np.int64]:
 def _standardised(values: Floats, present: Mask) -> Floats:
     """Columns in units of their deviation, 0 where nothing is present and in constant columns."""
     count = np.maximum(1, present.sum(axis=0))
-    mean = np.where(present, values, 0).sum(axis=0) / count
-    centred = np.where(present, values - mean, 0.0)
+    known = np.where(present, values, 0.0)
+    # Squares of numbers of either extreme leave the range of floats; powers of two cost no digit.
+    known = np.ldexp(known, -np.frexp(np.abs(known).max(axis=0, initial=0.0))[1])
+    centred = np.where(present, known - known.sum(axis=0) / count, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=0) / count)
     scaled: Floats = centred / np.where(deviation > 0, deviation, 1.0)
     return scaled

@@ -97,7 +97,10 @@ def pool_estimates(
     >>> round(float(pooled.estimate), 3), round(float(pooled.variance), 3)
     (2.0, 1.833)
     """
-    values, squares = np.asarray(estimates, np.float64), np.asarray(variances, np.float64)
+    try:
+        values, squares = np.asarray(estimates, np.float64), np.asarray(variances, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("estimates and variances must be numbers of one shape per draw") from error
     if values.shape != squares.shape or values.ndim < 1 or len(values) < 2:
         raise ConfigError(
             f"estimates have shape {values.shape} and variances {squares.shape}; "
@@ -129,4 +132,5 @@ def _degrees_of_freedom(share: Floats, draws: int, complete: float) -> Floats:
         if not np.isfinite(complete):
             return np.asarray(unlimited)
         seen = (complete + 1) / (complete + 3) * complete * (1 - share)
-        return np.asarray(1 / (1 / unlimited + 1 / seen))
+        # Where no analysis has a variance of its own, rows have no say.
+        return np.asarray(np.where(share < 1, 1 / (1 / unlimited + 1 / seen), unlimited))

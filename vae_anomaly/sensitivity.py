@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vae_anomaly.columns import family
-from vae_anomaly.exceptions import DataError, SchemaError
+from vae_anomaly.exceptions import ConfigError, DataError, SchemaError
 from vae_anomaly.missing import Missing
 from vae_anomaly.schema import TableSchema, infer_schema
 
@@ -44,6 +44,8 @@ def missing_sensitivity(
 
     Raises
     ------
+    ConfigError
+        If there are no assumptions.
     DataError
         If nothing is missing.
     SchemaError
@@ -51,6 +53,8 @@ def missing_sensitivity(
     """
     from vae_anomaly.estimators import VAEImputer
 
+    if isinstance(assumptions, str) or not len(assumptions):
+        raise ConfigError(f"assumptions is {assumptions!r}; give a sequence of them, such as {ASSUMPTIONS}")
     schema = infer_schema(X, parameters.get("kinds"), parameters.get("bounds"))
     if not isinstance(schema, TableSchema):
         raise SchemaError("missing_sensitivity compares the columns of a table, and got images; give a table")

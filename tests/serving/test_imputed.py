@@ -133,6 +133,19 @@ def test_imputed_values_stay_inside_the_type_of_their_column(tmp_path: Path) -> 
     assert 98 < row["m"] < 100
 
 
+def test_integers_of_a_csv_that_no_float_holds_keep_their_digits(tmp_path: Path) -> None:
+    large = [1_700_000_000_000_000_001, -(2**60) - 1]
+    text = f"a,b,c,d\n{large[0]},1,1.5,9007199254740993\n NA ,,2,0.5\n{large[1]},3,,1\n"
+    (tmp_path / "x.csv").write_text(text)
+    schema = TableSchema(tuple(map(Column, "abcd")))
+    impute(tmp_path / "x.csv", tmp_path / "i.parquet", FakeBundle(schema))
+    filled = pq.read_table(tmp_path / "i.parquet")
+    assert filled["a"].to_pylist() == [large[0], 1, large[1]]
+    # Small ones may be numbers of any kind, and a fraction beside a large one makes all of them floats.
+    assert [str(filled.schema.field(name).type) for name in "abcd"] == ["int64", "double", "double", "double"]
+    assert filled["b"].to_pylist() == [1.0, 10.75, 3.0]
+
+
 def test_a_frame_that_pandas_wrote_comes_back_with_its_index_and_types(tmp_path: Path) -> None:
     index = pd.Index(list("tuvwxyz"), name="key")
     frame = ROWS.set_axis(index).assign(b=pd.array([1, None, 3, 4, None, 6, 7], dtype="Int64"))

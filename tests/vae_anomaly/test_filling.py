@@ -80,6 +80,19 @@ def test_observed_integers_keep_digits_that_a_float_has_not() -> None:
     assert filled["m"].tolist() == [4, large]
 
 
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "int64[pyarrow]", "uint64"])
+def test_integers_beyond_floats_stay_integers_whatever_their_column_is(dtype: str) -> None:
+    large = 1_700_000_000_000_000_001
+    observed = np.array([[True, True, False], [False, True, True]])
+    frame = pd.DataFrame({"a": [large, 7], "b": [1, 2], "c": [3, 2**53]}).astype(dtype)
+    filled = fill(ABC, frame, observed, FILLING[:2] + 0.75)
+    assert filled["a"].tolist() == [large, 14]
+    assert filled["a"].dtype == frame["a"].dtype
+    assert filled["c"].dtype == np.float64
+    bare = fill(BARE, frame.to_numpy(np.int64), observed, FILLING[:2] + 0.75)
+    assert bare.tolist() == [[large, 1, 13], [14, 2, 2**53]]
+
+
 @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool"])
 def test_without_gaps_a_dtype_is_kept(dtype: str) -> None:
     x = np.array([[1, 0, 1]]).astype(dtype)
@@ -191,6 +204,7 @@ TRUTH = Column("a", "binary", 0.0, 1.0, "bool")
         (WHOLE, pd.array([1, None], dtype="uint8[pyarrow]"), 266.0, pd.array([1, 255], "uint8[pyarrow]")),
         (TRUTH, np.array([True, None], dtype=object), 1.0, np.array([True, True])),
         (TRUTH, np.array([None], dtype=object), 1.0, np.array([True])),
+        (TRUTH, np.array([False], dtype=object), 1.0, np.array([False])),
         (TRUTH, np.array([5, None], dtype=object), 1.0, np.array([5, True], dtype=object)),
         (TRUTH, pd.array([True, None], dtype="bool[pyarrow]"), 0.0, pd.array([True, False], "bool[pyarrow]")),
         (WHOLE, np.array([3, None], dtype=object), 4.0, np.array([3, 4])),
@@ -203,8 +217,8 @@ TRUTH = Column("a", "binary", 0.0, 1.0, "bool")
          pd.array([4], dtype="Int16")),
     ],
     ids=[
-        "uint8", "int8", "arrow-uint8", "truths", "one-truth", "unseen", "arrow-truths", "whole", "one-whole",
-        "half", "two-halves", "objects", "nullable",
+        "uint8", "int8", "arrow-uint8", "truths", "one-truth", "no-gap", "unseen", "arrow-truths", "whole",
+        "one-whole", "half", "two-halves", "objects", "nullable",
     ],
 )  # fmt: skip
 def test_filled_cells_keep_to_the_columns_dtype(

@@ -122,6 +122,13 @@ def test_rubins_rules_by_hand() -> None:
     assert small.degrees_of_freedom == pytest.approx(1.43308, abs=1e-5)
 
 
+def test_analyses_without_variance_of_their_own_have_an_interval() -> None:
+    plain = pool_estimates([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
+    small = pool_estimates([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], complete_degrees_of_freedom=10)
+    assert small.degrees_of_freedom == plain.degrees_of_freedom == 2.0
+    assert small.interval() == plain.interval()
+
+
 def test_many_estimates_are_pooled_at_once_and_agreement_is_certainty() -> None:
     found = pool_estimates([[1.0, 5.0], [3.0, 5.0]], [[1.0, 4.0], [1.0, 4.0]])
     assert found.estimate.tolist() == [2.0, 5.0]
@@ -172,10 +179,12 @@ def test_pooled_intervals_cover_the_truth() -> None:
             [1.0, 1.0],
             "an estimate is NaN or infinite; leave out the draws whose analysis failed",
         ),
+        (["a", "b"], [1.0, 1.0], "estimates and variances must be numbers of one shape per draw"),
+        ([1.0, [2.0]], [1.0, 1.0], "estimates and variances must be numbers of one shape per draw"),
     ],
-    ids=["one", "unequal", "negative", "nan", "nan-estimate"],
+    ids=["one", "unequal", "negative", "nan", "nan-estimate", "text", "ragged"],
 )
-def test_what_cannot_be_pooled(estimates: list[float], variances: list[float], sentence: str) -> None:
+def test_what_cannot_be_pooled(estimates: Any, variances: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         pool_estimates(estimates, variances)
 

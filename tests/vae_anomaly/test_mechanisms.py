@@ -42,6 +42,13 @@ def test_mnar_hides_values_of_its_tail(tail: str, sign: int) -> None:
         assert sign * (column[~seen].mean() - column[seen].mean()) > column.std()
 
 
+@pytest.mark.parametrize("mechanism", [mar, mnar], ids=["mar", "mnar"])
+def test_what_is_hidden_does_not_hang_on_the_unit(mechanism: object) -> None:
+    expected: Mask = mechanism(TABLE, 0.3, 0)  # type: ignore[operator]
+    for unit in (2.0**-990, 2.0**1000):
+        np.testing.assert_array_equal(mechanism(unit * TABLE, 0.3, 0), expected)  # type: ignore[operator]
+
+
 def test_mnar_by_quantile_hides_exactly_the_largest_of_the_columns_named() -> None:
     observed = mnar(TABLE, 0.25, 0, process="quantile", columns=[1, 4])
     assert observed[:, [0, 2, 3, 5]].all()
@@ -162,6 +169,9 @@ def test_each_mask_follows_its_seed(make: object) -> None:
             lambda: mnar(TABLE, 1.3, 0),
             "share of hidden elements is 1.3; give a number from 0 to 1",
         ),
+        (lambda: mcar((3, 3), "a", 0), "share of hidden elements is 'a'; give a number from 0 to 1"),  # type: ignore[arg-type]
+        (lambda: mcar((3, 3), 0.5, -1), "seed is -1; give 0 or more"),
+        (lambda: mar(TABLE, 0.3, 0.5), "seed is 0.5; give a whole number"),  # type: ignore[arg-type]
         (
             lambda: given((5, 3), np.ones((2, 4), dtype=bool), 0),
             "patterns have shape (2, 4); for samples of shape (3,) give (P, 3) with P at least 1",
@@ -185,6 +195,9 @@ def test_each_mask_follows_its_seed(make: object) -> None:
         "text",
         "infinite",
         "mnar share",
+        "no share",
+        "seed",
+        "half a seed",
         "patterns",
         "stripes",
         "drawn",

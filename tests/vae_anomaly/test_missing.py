@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,13 @@ def test_complete_data_have_no_report() -> None:
     message = "nothing is missing in these data; give a table with gaps"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         missing_sensitivity(TRUTH)
+
+
+@pytest.mark.parametrize("assumptions", [(), "mar"], ids=["none", "text"])
+def test_a_report_needs_assumptions(assumptions: Any) -> None:
+    sentence = f"assumptions is {assumptions!r}; give a sequence of them, such as "
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}"):
+        missing_sensitivity(GAPS, assumptions=assumptions)
 
 
 def test_a_report_keeps_to_kinds_and_bounds_and_has_no_indicators() -> None:
