@@ -1,8 +1,10 @@
 # Every target is an ordinary command; `make demo` and `make test` set up their environment themselves.
 PYTHON ?= python3
 BIN = .venv/bin
-# One thread per worker: with more, the workers' threads wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --doctest-modules
+# One thread per worker: with more, the workers' threads wait for each other. Files in their own order: by
+# number of tests the few that take longest would come last, one worker waiting for another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+	--doctest-modules
 
 .PHONY: demo test test-all test-browser quick lint types format clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,7 @@ def test_remade_in_full_it_scores_alike(shipped: Bundle, tmp_path: Path) -> None
 
 def test_one_that_is_too_large_does_not_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.embedded.MOST_BYTES", 1000)
+    monkeypatch.setattr("pipelines.embedded.train", lambda *_, **__: SimpleNamespace(bundle=BUNDLE))
     (tmp_path / "digits").mkdir()
     with pytest.raises(
         ConfigError, match=r"^the bundle has \d+ bytes, at most 1000 ship; narrow the network$"

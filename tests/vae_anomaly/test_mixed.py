@@ -344,21 +344,8 @@ def test_a_count_that_training_saw_as_zero_and_one_is_strange_and_not_missing() 
     assert set(np.unique(imputer.sample(gaps, draws=5)[..., 1])) == {0.0, 1.0}
 
 
-def test_a_category_that_is_always_the_same_is_exported_and_imputed(tmp_path: Path) -> None:
-    rows = pd.DataFrame(
-        {"a": np.random.default_rng(0).normal(size=80), "city": ["lima", "lima", None, "lima"] * 20}
-    )
-    choices = settings(TABLE_MODEL, epochs=1, imputation_draws=50)
-    VAEDetector(settings=choices, device="cpu", random_state=0).fit(rows).export(tmp_path / "bundle")
-    found = load_bundle(tmp_path / "bundle", device="cpu").impute(rows, draws=2)
-    assert set(found.mean["city"]) == {"lima"}
-    assert found.std.max() < 1e-6
-    assert found.draws is not None
-    assert not found.draws[..., 1].any()
-
-
 def test_a_table_of_categories_alone_is_scored_and_filled_in_batches_of_any_size(tmp_path: Path) -> None:
-    rows = mixed_rows(120)[["city", "size"]]
+    rows = mixed_rows(120)[["city", "size"]].assign(same=["a", "a", None, "a"] * 30)
     choices = settings(TABLE_MODEL, epochs=30, imputation_draws=50)
     detector = VAEDetector(settings=choices, device="cpu", random_state=0).fit(rows)
     detector.export(tmp_path / "bundle")
@@ -367,7 +354,12 @@ def test_a_table_of_categories_alone_is_scored_and_filled_in_batches_of_any_size
         expected = detector.scores(rows[:count])["score"]
         np.testing.assert_allclose(bundle.scores(rows[:count])["score"], expected, rtol=1e-4, atol=1e-4)
     gaps = rows.mask(np.random.default_rng(1).random(rows.shape) < 0.3)
-    filled = bundle.impute(gaps, draws=2).mean
+    imputation = bundle.impute(gaps, draws=2)
+    filled = imputation.mean
     assert not filled.isna().any(axis=None)
+    assert set(filled["same"]) == {"a"}
+    assert imputation.std[:, 2].max() < 1e-6
+    assert imputation.draws is not None
+    assert not imputation.draws[..., 2].any()
     assert set(filled["size"]) <= set(SIZES)
     assert filled["city"].dtype == rows["city"].dtype

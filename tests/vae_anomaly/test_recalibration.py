@@ -95,7 +95,9 @@ def test_too_few_rows_and_a_taken_folder_are_refused(table_bundle: Bundle, tmp_p
 
 
 def test_a_rate_that_was_raised_comes_back_with_enough_rows(tmp_path: Path) -> None:
-    few = VAEDetector(settings=settings(TABLE_MODEL, epochs=1), device="cpu", random_state=0)
+    few = VAEDetector(
+        settings=settings(TABLE_MODEL, epochs=1, scores=("recon",)), device="cpu", random_state=0
+    )
     few.fit(table_rows(60)).export(tmp_path / "few")
     bundle = load_bundle(tmp_path / "few", device="cpu")
     assert bundle.false_alarm_rate == 1 / 13

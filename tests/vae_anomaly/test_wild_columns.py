@@ -56,7 +56,7 @@ def test_detection_survives_a_few_wild_cells(wild: float) -> None:
 
 
 def test_imputation_survives_a_few_wild_cells() -> None:
-    imputer = VAEImputer(settings=settings(150), random_state=0)
+    imputer = VAEImputer(settings=settings(60), random_state=0)
     imputer.fit(with_wild_cells(rank_two(500, 1), 999.0))
     rows = rank_two(200, 2)
     hidden = rows.mask(np.random.default_rng(4).random(rows.shape) < 0.2)
