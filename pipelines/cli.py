@@ -277,7 +277,9 @@ def impute(
     draws: Annotated[int | None, typer.Option(help="multiple imputations in place of the mean")] = None,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
     k: Annotated[int | None, typer.Option("--k", help="importance samples per row")] = None,
-    std: Annotated[bool, typer.Option(help="write standard deviations too")] = False,
+    std: Annotated[
+        bool, typer.Option(help="write standard deviations, and of a table effective sample sizes")
+    ] = False,
     id_column: IdColumn = None,
     label: Label = None,
     keep_columns: KeepColumns = None,

@@ -313,7 +313,8 @@ def impute_file(
     input                   output
     ======================  ======================================================================
     table                   Parquet: every column of the input, in its own type (integers rounded);
-                            then ``<column>__std``, ``row`` and ``draw`` on request, and ``note``
+                            then ``<column>__std`` with ``ess``, the effective sample size of a row,
+                            ``row`` and ``draw`` on request, and ``note``
                             ("nothing observed", "low ess" or null)
     .npy, .npz              .npy of the same shape and dtype, rows set aside are NaN;
                             ``<name>__std.npy`` beside it
@@ -376,4 +377,5 @@ def _impute_chunk(bundle: Imputer, chunk: Chunk, draws: int | None, seed: int, k
     found = bundle.impute(chunk.values, chunk.observed, draws=draws, seed=seed, ids=chunk.keys, k=k)
     mean, std = np.asarray(found.mean), np.asarray(found.std)
     notes = _notes(np.char.replace(np.asarray(found.flags, dtype=np.str_), "_", " "))
-    return Filled(mean[None] if found.draws is None else np.asarray(found.draws), std, notes)
+    values = mean[None] if found.draws is None else np.asarray(found.draws)
+    return Filled(values, std, np.asarray(found.ess, dtype=np.float64), notes)

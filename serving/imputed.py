@@ -34,20 +34,24 @@ class Filled(NamedTuple):
         M draws, or the mean with M = 1.
     std : ndarray, shape (B, *sample shape)
         0 where observed.
+    ess : float64 ndarray, shape (B,)
+        Effective sample sizes.
     notes : Array of pyarrow, length B
     """
 
     values: Array
     std: Array
+    ess: Array
     notes: pa.Array
 
     def packed(self, observed: Mask) -> pa.Table:
-        """The missing cells alone, in one row of lists."""
+        """The missing cells, sizes and notes, in one row of lists."""
         missing = ~observed
         return pa.table(
             {
                 "values": _listed(pa.array(self.values[:, missing].ravel())),
                 "std": _listed(pa.array(self.std[missing])),
+                "ess": _listed(pa.array(self.ess)),
                 "notes": _listed(self.notes),
             }
         )
@@ -55,12 +59,12 @@ class Filled(NamedTuple):
     @classmethod
     def unpacked(cls, table: pa.Table, observed: Mask, draws: int) -> Filled:
         """From what `packed` returned; 0 where observed."""
-        some, some_std, notes = (table[name].chunk(0).values for name in ("values", "std", "notes"))
+        some, some_std, ess, notes = (table[name].chunk(0).values for name in table.column_names)
         values = np.zeros((draws, *observed.shape), some.type.to_pandas_dtype())
         values[:, ~observed] = some.to_numpy(zero_copy_only=False).reshape(draws, -1)
         std = np.zeros(observed.shape, some_std.type.to_pandas_dtype())
         std[~observed] = some_std.to_numpy(zero_copy_only=False)
-        return cls(values, std, notes)
+        return cls(values, std, ess.to_numpy(), notes)
 
 
 def _listed(array: pa.Array) -> pa.Array:
@@ -140,8 +144,9 @@ class TableImputations(ImputedWriter):
         self._features = source.roles.features
         self._known = source.known
         filled = filled_schema(source.columns, self._features, self._known, with_std)
-        numbering = [("row", pa.int64()), ("draw", pa.int64())] if draws else []
-        fields = [*filled, *(pa.field(*field) for field in numbering), pa.field("note", pa.string())]
+        more = [("ess", pa.float64())] if with_std else []
+        more += [("row", pa.int64()), ("draw", pa.int64())] if draws else []
+        fields = [*filled, *(pa.field(*field) for field in more), pa.field("note", pa.string())]
         self._schema = output_schema(fields)
         if not draws:
             # What pandas noted about index and dtypes still holds.
@@ -154,23 +159,22 @@ class TableImputations(ImputedWriter):
         """Append the readable rows."""
         if filled is None:
             return
-        std = filled.std if self.with_std else None
-        tables = [
-            self._table(chunk, values, std, filled.notes, draw) for draw, values in enumerate(filled.values)
-        ]
+        tables = [self._table(chunk, filled, draw) for draw in range(len(filled.values))]
         # The draws of a row stand together, or the order would depend on the chunk.
         order = np.arange(len(tables) * len(chunk.rows)).reshape(len(tables), -1).T.ravel()
         self._writer.write(pa.concat_tables(tables).take(pa.array(order)))
 
-    def _table(self, chunk: Chunk, values: Array, std: Array | None, notes: pa.Array, draw: int) -> pa.Table:
+    def _table(self, chunk: Chunk, filled: Filled, draw: int) -> pa.Table:
         # A category that training did not have says nothing, and yet the cell is the caller's own.
         own = chunk.observed if chunk.unseen is None else chunk.observed | chunk.unseen
-        spread = None if std is None else np.where(own, 0, std)
-        table = fill_table(chunk.table, self._features, self._known, values, own, spread)
+        spread = np.where(own, 0, filled.std) if self.with_std else None
+        table = fill_table(chunk.table, self._features, self._known, filled.values[draw], own, spread)
+        if self.with_std:
+            table = table.append_column("ess", pa.array(filled.ess))
         if self.draws:
             table = table.append_column("row", pa.array(chunk.rows))
             table = table.append_column("draw", pa.array(np.full(len(chunk.rows), draw)))
-        return table.append_column("note", notes).cast(self._schema)
+        return table.append_column("note", filled.notes).cast(self._schema)
 
 
 class ArrayImputations(ImputedWriter):

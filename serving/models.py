@@ -75,6 +75,10 @@ class Imputed(Protocol):
         """Shape (M, B, *sample shape), or None."""
 
     @property
+    def ess(self) -> Any:
+        """Effective sample sizes, shape (B,)."""
+
+    @property
     def flags(self) -> Any:
         """Text, shape (B,)."""
 

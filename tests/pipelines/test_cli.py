@@ -601,6 +601,7 @@ def test_impute_a_csv(shell: Shell, table_folder: Path, table_bundle: Bundle, ro
     assert list(found)[:7] == list(rows)
     pd.testing.assert_frame_equal(found[COLUMNS], expected.mean)
     assert np.array_equal(found[[f"{name}__std" for name in COLUMNS]], expected.std)
+    assert np.array_equal(found["ess"], expected.ess)
     assert found["comment"].tolist() == rows["comment"].tolist()
     seen = rows[COLUMNS].notna()
     assert found[COLUMNS].where(seen).equals(rows[COLUMNS])

@@ -130,6 +130,7 @@ class FakeImputation(NamedTuple):
     mean: Any
     std: np.ndarray
     draws: np.ndarray | None
+    ess: np.ndarray
     flags: np.ndarray
 
 
@@ -201,7 +202,8 @@ class FakeBundle:
             noise = noise.reshape((draws, len(ids), *[1] * (len(shape) - 1)))
             drawn = np.where(samples.observed, samples.values, noise)
         empty = ~samples.observed.reshape(shape[0], self.schema.elements).any(axis=1)
-        return FakeImputation(mean, std, drawn, np.where(empty, "nothing_observed", ""))
+        ess = 5.0 * samples.observed.reshape(shape[0], self.schema.elements).sum(axis=1)
+        return FakeImputation(mean, std, drawn, ess, np.where(empty, "nothing_observed", ""))
 
 
 class Counting(FakeBundle):

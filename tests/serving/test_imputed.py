@@ -68,10 +68,11 @@ def test_tables_come_back_filled_with_all_their_columns(
     options = {"id_column": "key", "ignore_unknown": True, "chunk_rows": chunk_rows}
     summary = impute(tmp_path / name, tmp_path / "i.parquet", with_std=True, **options)
     frame = pd.read_parquet(tmp_path / "i.parquet")
-    assert list(frame) == ["other", "c", "a", "key", "b", "c__std", "a__std", "b__std", "note"]
+    assert list(frame) == ["other", "c", "a", "key", "b", "c__std", "a__std", "b__std", "ess", "note"]
     np.testing.assert_array_equal(frame[["a", "b", "c"]], FILLED)
     assert np.signbit(frame["b"][5])
     np.testing.assert_array_equal(frame[["a__std", "b__std", "c__std"]], STD)
+    np.testing.assert_array_equal(frame["ess"], 5.0 * ROWS.notna().sum(axis=1))
     assert frame["key"].tolist() == list("tuvwxyz")
     texts = pq.read_table(tmp_path / "i.parquet", columns=["other", "note"]).to_pydict()
     assert texts["other"] == ["p", None, "q", "r", "s", "t", "u"]
