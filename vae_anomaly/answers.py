@@ -343,8 +343,8 @@ class Answers:
         seed : int
             Of the draws; mean, std and ess use the bundle's own noise and never change.
         ids : sequence, optional
-            Names of the rows: a row's draws depend on (seed, id) alone. Else a unique pandas
-            index, else the row's number.
+            Names of the rows: a row's draws depend on (seed, id) alone, and rows of one name share
+            their noise. Else a unique pandas index, else the row's number.
         k : int, optional
             K, the importance samples; rounded up to whole chunks.
 
