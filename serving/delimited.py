@@ -14,6 +14,7 @@ import pyarrow.csv
 
 from serving.chunks import ReadOptions, reading
 from vae_anomaly.exceptions import DataError
+from vae_anomaly.filling import EXACT
 
 # Bytes parsed at once: small, because pyarrow reads up to 32 blocks ahead; a row must fit into one, so
 # that files with larger rows are read by large blocks.
@@ -25,8 +26,6 @@ SNIFFED_CHARACTERS = 2**16
 # Text that an integer column would write back unchanged: no sign plus, no leading zeros, none that
 # 64 bits could not hold.
 INTEGER = r"^(0|-?[1-9][0-9]{0,17}|-?[1-8][0-9]{18})$"
-# Integers up to here are floats too; not all beyond are.
-EXACT = 2**53
 INDEX = ""
 
 

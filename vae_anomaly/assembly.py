@@ -321,7 +321,8 @@ def _odd_columns(schema: Schema, train: Samples, wild: tuple[int, ...]) -> tuple
     constant = [
         column.name
         for column, values in zip(schema.columns, train.values.T, strict=True)
-        if column.low == column.high is not None or (column.truths and np.ptp(values[~np.isnan(values)]) == 0)
+        if column.low == column.high is not None
+        or (column.truths and len(np.unique(values[~np.isnan(values)])) < 2)
     ]
     far = "scaled by quartiles, for a few training values are far from all others"
     found = {"constant in training": constant, far: [schema.names[i] for i in wild]}

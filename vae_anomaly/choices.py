@@ -41,7 +41,7 @@ def check_fields(config: object) -> None:
         if get_origin(hint) is Literal:
             _check_word(name, value, [str(word) for word in get_args(hint)])
         elif not any(_is_a(value, kind) for kind in _kinds(hint)):
-            wanted = " or ".join(TOLD.get(kind, f"a {kind.__name__}") for kind in _kinds(hint))
+            wanted = " or ".join(TOLD.get(kind, kind.__name__) for kind in _kinds(hint))
             raise ConfigError(f"{name} is {value!r}; give {wanted}")
 
 

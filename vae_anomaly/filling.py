@@ -52,10 +52,11 @@ def fill(schema: Schema, x: Any, observed: Mask, imputed: Array) -> Any:
         return filled
     pixels = isinstance(schema, ImageSchema) and schema.dtype == "uint8" and filled.dtype == np.uint8
     whole = isinstance(schema, TableSchema) and all(column.kind in WHOLE for column in schema.columns)
-    whole = (whole and filled.dtype.kind in "biu") or _beyond_floats(
-        filled[observed.reshape(filled.shape)], filled.dtype
+    kept = pixels or (
+        filled.dtype.kind in "biu"
+        and (whole or _beyond_floats(filled[observed.reshape(filled.shape)], filled.dtype))
     )
-    if filled.dtype.kind != "f" and not pixels and not whole:
+    if filled.dtype.kind != "f" and not kept:
         filled = filled.astype(np.float64)
     values = imputed if filled.dtype.kind == "f" else cast_array(imputed, filled.dtype)
     missing = ~observed.reshape(filled.shape)

@@ -189,7 +189,7 @@ def test_parameters_of_another_type_are_refused(
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Settings(training="long"), "training is 'long'; give a TrainingConfig or None"),  # type: ignore[arg-type]
+        (lambda: Settings(training="long"), "training is 'long'; give TrainingConfig or None"),  # type: ignore[arg-type]
         (lambda: Settings(model=TrainingConfig()), "model is TrainingConfig("),  # type: ignore[arg-type]
         (lambda: ExportConfig(draws=2.5), "draws is 2.5; give a whole number"),  # type: ignore[arg-type]
         (lambda: ExportConfig(scores="recon"), "scores is 'recon'; give a tuple"),  # type: ignore[arg-type]
