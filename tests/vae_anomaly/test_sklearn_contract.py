@@ -30,11 +30,11 @@ INDICATING = VAEImputer(settings=QUICK, add_indicator=True, device="cpu", random
 ROWS = table_rows(80)
 
 
-def every_check(name: str, estimator: BaseEstimator) -> Iterator[Any]:
+def every_check(name: str, estimator: BaseEstimator, *marks: pytest.MarkDecorator) -> Iterator[Any]:
     """No exclusions. `check_array_api_input` skips itself unless SCIPY_ARRAY_API is set."""
     for one, check in estimator_checks_generator(estimator):
         asked = check.func.__name__ + "".join(f"-{value}" for value in check.keywords.values())
-        yield pytest.param(one, check, id=f"{name}-{asked}")
+        yield pytest.param(one, check, id=f"{name}-{asked}", marks=marks)
 
 
 # `parametrize_with_checks` would print every parameter in every name.
@@ -44,6 +44,8 @@ def every_check(name: str, estimator: BaseEstimator) -> Iterator[Any]:
         *every_check("detector", DETECTOR),
         *every_check("imputer", IMPUTER),
         *every_check("indicating", INDICATING),
+        *every_check("detector as it comes", VAEDetector(), pytest.mark.slow),
+        *every_check("imputer as it comes", VAEImputer(), pytest.mark.slow),
     ],
 )
 def test_every_check_of_scikit_learn_passes(
