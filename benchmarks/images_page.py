@@ -17,8 +17,8 @@ NOTES = """- **Detection on images**: four fifths of the normal images are given
   classes are novel or normal, train and test images are merged first. Peers get their own defaults and
   5,000 training images, flat and standardised. A class that has not been run is not in the mean: *classes*
   says how many are; in brackets the spread over seeds, largest less least. Intervals of false alarms are
-  Beta-Binomial, 99 %. Seconds of the third seed where classes are novel or normal are of a machine that ran
-  other things beside.
+  Beta-Binomial, 99 %. Seconds of the third seed where classes are novel or normal, and of PyOD's VAE and
+  AutoEncoder, which have one seed, are of a machine that ran other things beside.
 """
 Section = dict[str, Any]
 
