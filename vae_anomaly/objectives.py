@@ -51,8 +51,8 @@ class ObjectiveConfig:
     trim: float | str = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
         check_trim(self.trim)
+        check_fields(self)
         if self.draws < 1:
             raise ConfigError(f"draws must be at least 1, got {self.draws}")
         if min(self.beta, self.warmup_epochs, self.free_bits) < 0:

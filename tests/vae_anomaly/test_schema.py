@@ -309,7 +309,7 @@ def test_five_names_are_enough() -> None:
         ([[None, "2"]], "cells hold str values; expected numbers"),
         ([[10**400, 1]], "cells have dtype object and do not convert to numbers"),
         ([[1.0, np.inf], [1.0, 2.0], [-np.inf, 1.0]],
-         "infinite values in row [0, 2]; use NaN for a missing value"),
+         "infinite values in row [0, 2] of columns ['temperature', 'pressure']; use NaN for a missing value"),
         (frame(temperature=["a"], pressure=[1.0]),
          "column 'temperature' has dtype str; expected numbers: convert it or leave it out"),
         (frame(temperature=[1j], pressure=[1.0]),
