@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 if TYPE_CHECKING:
     from vae_anomaly.assembly import Fitted
     from vae_anomaly.estimators import VAEDetector
     from vae_anomaly.runtime import Bundle
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Same bits whatever the machine, and no two runs that fight for its cores."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
