@@ -13,7 +13,22 @@ def ablation_tables(sections: dict[str, Section]) -> str:
     for name in ("tables", "images"):
         if name in sections:
             parts += _part(name, sections[name])
+    if "bank" in sections:
+        parts += _bank(sections["bank"])
     return "\n".join(parts if len(parts) > 1 else [*parts, "not measured\n"])
+
+
+def _bank(section: Section) -> list[str]:
+    sizes = [str(size) for size in section["sizes"]]
+    lines = [["set", "score", *(f"{int(size):,}" for size in sizes)], ["---"] * (2 + len(sizes))]
+    for row in section["rows"]:
+        lines.append([row["set"], f"`{row['figure']}`", *(f"{row[size]:.3f}" for size in sizes)])
+    measured = section["measured"]
+    return [
+        f"AUROC by rows in the bank of `latent_knn` on large sets, {section['neighbours']} neighbours:\n",
+        "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n",
+        f"Measured by `{measured['command']}` on {measured['date']}; seed {section['seed']}.\n",
+    ]
 
 
 def _part(name: str, section: Section) -> list[str]:

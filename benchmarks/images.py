@@ -44,7 +44,7 @@ JUDGED = 5_000
 PEERS_TRAIN_ON = 5_000
 QUICK = 600
 # More to look at: costs as much as training.
-BESIDE = ("iw_nll", "lpath", "conditional", "typicality")
+BESIDE = ("iw_nll", "rapp", "conditional", "typicality")
 PROTOCOLS = {
     "novel": "one class novel, nine normal",
     "one": "one class normal",
@@ -171,7 +171,7 @@ def ours(
     settings = replace(
         plain,
         training=replace(training, epochs=epochs or training.epochs),
-        export=replace(plain.export, scores=(*default_scores(True), *(BESIDE if beside else ()))),
+        export=replace(plain.export, scores=(*default_scores(True, True), *(BESIDE if beside else ()))),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -44,21 +44,21 @@ def joined(normal: Images, strange: Images) -> tuple[Images, npt.NDArray[np.bool
     return np.concatenate([normal, strange]), np.arange(len(normal) + len(strange)) >= len(normal)
 
 
-def warped_digits() -> tuple[Images, Labels]:
+def warped_digits(copies: int = COPIES) -> tuple[Images, Labels]:
     """scikit-learn's 8x8 digits at 28x28, turned, sheared and moved."""
     digits = load_digits()
     small = torch.from_numpy(digits.images / 16).float()[:, None]
     large = ((interpolate(small, size=(40, 40), mode="bicubic") - 0.35) / 0.3).clamp(0, 1)
     rng = np.random.default_rng(0)
-    copies = torch.cat([warped(large, rng) for _ in range(COPIES)])
-    return as_bytes(copies), np.tile(digits.target, COPIES)
+    images = torch.cat([warped(large, rng) for _ in range(copies)])
+    return as_bytes(images), np.tile(digits.target, copies)
 
 
-def warped_letters() -> tuple[Images, Labels]:
+def warped_letters(each: int = LETTERS_EACH) -> tuple[Images, Labels]:
     """Ten letters in sizes, greys and stripes: mostly black, as pictures of clothes on a table are."""
     rng, drawn = np.random.default_rng(1), []
     for letter in LETTERS:
-        for _ in range(LETTERS_EACH):
+        for _ in range(each):
             picture = Image.new("L", (40, 40))
             font = ImageFont.load_default(size=int(rng.integers(24, 36)))
             ImageDraw.Draw(picture).text((20, 20), letter, fill=255, font=font, anchor="mm")
@@ -67,7 +67,7 @@ def warped_letters() -> tuple[Images, Labels]:
     grey = torch.from_numpy(rng.uniform(0.4, 1, (len(images), 1, 1, 1))).float()
     rows = torch.arange(SIDE)[:, None] * torch.from_numpy(rng.choice([0, 0.75, 1.5], (len(images), 1, 1, 1)))
     stripes = 1 - 0.35 * (torch.sin(rows) > 0).float()
-    return as_bytes(images * grey * stripes), np.repeat(np.arange(len(LETTERS)), LETTERS_EACH)
+    return as_bytes(images * grey * stripes), np.repeat(np.arange(len(LETTERS)), each)
 
 
 def photograph_patches() -> tuple[Images, Labels]:

@@ -54,12 +54,12 @@ class Raw(nn.Module):
         return self.raw.expand(*z.shape[:-1], -1)
 
 
-def latents_only(mean: Tensor, log_variance: Tensor | None = None) -> Evidence:
+def latents_only(mean: Tensor, log_variance: Tensor | None = None, shape: tuple[int, ...] = ()) -> Evidence:
     """Evidence of training rows with these posteriors, in float32 as models have them."""
     mean, log_variance = mean.float(), None if log_variance is None else log_variance.float()
     kind = Autoencoder if log_variance is None else VAE
     model = kind(Fixed(mean, log_variance), Raw(torch.zeros(1)), Bernoulli(), mean.shape[1])
-    return Evidence(model, encoded(torch.zeros(len(mean), 1)), torch.zeros(1, mean.shape[1]))
+    return Evidence(model, encoded(torch.zeros(len(mean), 1)), torch.zeros(1, mean.shape[1]), shape)
 
 
 def fitted(score: AnyScore, mean: Tensor, log_variance: Tensor | None = None) -> AnyScore:

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from vae_anomaly.scores import FULL_COVARIANCE, LEADING_DIRECTIONS, RIDGE, LatentKnn, LatentMaha
-from vae_anomaly.scores.latent import BANK_ROWS
+from vae_anomaly.scores.latent import BANK_ROWS, IMAGE_BANK_NUMBERS, IMAGE_BANK_ROWS
 
 
 def fit_maha(mean: Tensor, log_variance: Tensor | None = None) -> LatentMaha:
@@ -131,6 +131,15 @@ def test_the_bank_is_bounded_and_drawn_by_a_fixed_seed() -> None:
     lone = few(latents_only(mean[:1]))
     others = (few.bank - few.bank[0]).norm(dim=1)
     torch.testing.assert_close(lone, others.mean()[None])
+
+
+@pytest.mark.parametrize(
+    ("latent", "kept"), [(2, IMAGE_BANK_ROWS), (128, IMAGE_BANK_NUMBERS // 128), (512, 2_500), (640, 10_000)]
+)
+def test_images_keep_a_larger_bank_of_so_many_numbers(latent: int, kept: int) -> None:
+    score, mean = LatentKnn(), normal(IMAGE_BANK_ROWS + 500, latent)
+    score.fit(lambda: iter([latents_only(mean, shape=(1, 28, 28))]))
+    assert len(score.bank) == kept
 
 
 def test_long_codes_keep_a_bank_of_leading_directions() -> None:

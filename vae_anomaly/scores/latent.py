@@ -9,8 +9,12 @@ from vae_anomaly.likelihoods import sum_elements
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.whitening import Whitening
 
-# Training rows kept in a bundle, and how many of them are a row's neighbours.
+# Training rows kept in a bundle, and how many of them are a row's neighbours. More of them bring new images
+# nearer to their neighbours than strange ones; on tables they change nothing and take time.
 BANK_ROWS = 2_000
+IMAGE_BANK_ROWS = 20_000
+# Of long codes of images fewer rows are kept: 5 MB in all, unless `BANK_ROWS` take more.
+IMAGE_BANK_NUMBERS = 1_280_000
 NEIGHBOURS = 5
 
 
@@ -65,10 +69,13 @@ class LatentKnn(Score):
         self.register_buffer("bank", torch.zeros(1, 1))
 
     def fit(self, training: TrainingEvidence) -> None:
-        """Means of at most `BANK_ROWS` training rows, drawn by a fixed seed."""
-        means = torch.cat([evidence.posterior.mean for evidence in training()])
+        """Means of at most `BANK_ROWS` training rows, more of images, drawn by a fixed seed."""
+        found = [(evidence.posterior.mean, bool(evidence.shape)) for evidence in training()]
+        means, images = torch.cat([mean for mean, _ in found]), found[0][1]
         self.axes = Whitening.unscaled(means)
-        drawn = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))[:BANK_ROWS]
+        most = IMAGE_BANK_NUMBERS // self.axes.kept if images else 0
+        most = max(BANK_ROWS, min(IMAGE_BANK_ROWS, most))
+        drawn = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))[:most]
         self.bank = self.axes(means[drawn.sort().values.to(means.device)].float())
 
     def forward(self, evidence: Evidence) -> Tensor:
