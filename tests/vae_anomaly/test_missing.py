@@ -12,6 +12,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from vae_anomaly import VAEImputer, load_bundle
+from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError, DataError, SchemaError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.likelihoods import Gaussian
@@ -26,6 +27,7 @@ QUICK = Settings(
     ModelConfig(hidden=(16,), latent_size=1, scale="element", skip=True),
     ObjectiveConfig(bound="iw", draws=5),
     TrainingConfig(epochs=15, batch_size=32, learning_rate=2e-2, random_mask=0.3),
+    ExportConfig(scores=("neg_elbo",)),
 )
 RNG = np.random.default_rng(0)
 TRUTH = RNG.standard_normal((300, 1)) @ np.ones((1, 3)) + 0.7 * RNG.standard_normal((300, 3))

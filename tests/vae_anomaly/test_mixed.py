@@ -346,7 +346,7 @@ def test_a_count_that_training_saw_as_zero_and_one_is_strange_and_not_missing() 
 
 def test_a_table_of_categories_alone_is_scored_and_filled_in_batches_of_any_size(tmp_path: Path) -> None:
     rows = mixed_rows(120)[["city", "size"]].assign(same=["a", "a", None, "a"] * 30)
-    choices = settings(TABLE_MODEL, epochs=30, imputation_draws=50)
+    choices = settings(TABLE_MODEL, epochs=30, imputation_draws=50, scores=("neg_elbo", "latent_knn"))
     detector = VAEDetector(settings=choices, device="cpu", random_state=0).fit(rows)
     detector.export(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle", device="cpu")

@@ -31,7 +31,7 @@ ROWS = 40
 @pytest.fixture(scope="module")
 def unmasked_imputer() -> VAEImputer:
     """Trained on complete rows, without a mask ever hiding anything."""
-    choices = settings(TABLE_MODEL, epochs=30, imputation_draws=50, draws=2)
+    choices = settings(TABLE_MODEL, epochs=30, imputation_draws=50, draws=2, scores=("neg_elbo",))
     assert choices.training is not None
     choices = replace(choices, training=replace(choices.training, random_mask=0.0))
     rows = table_rows().fillna(table_rows().median())
