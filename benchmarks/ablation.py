@@ -27,7 +27,7 @@ from benchmarks.pictures import picture_sets
 from vae_anomaly import VAEDetector
 from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.fitting import Settings
-from vae_anomaly.scores import noise_bank, possible_scores, scores_of
+from vae_anomaly.scores import Combined, noise_bank, possible_scores
 from vae_anomaly.scores.quantiles import NormalScore
 
 Columns = npt.NDArray[np.float64]
@@ -63,8 +63,7 @@ def main() -> None:
         for seed in seeds:
             split = half_of_normals(x, anomalous, seed)
             cells.append(cell(options.work, f"{name}-{seed}", partial(judged, split, seed)))
-    images = options.part == "images"
-    write("ablation", {options.part: {**summary(cells, images), "sets": used, "seeds": seeds}}, options)
+    write("ablation", {options.part: {**summary(cells), "sets": used, "seeds": seeds}}, options)
 
 
 def judged(split: Any, seed: int) -> dict[str, Any]:
@@ -102,14 +101,12 @@ def auroc(labels: npt.NDArray[np.bool_], values: Columns) -> float:
     return float(roc_auc_score(labels, values))
 
 
-def summary(cells: list[dict[str, float]], images: bool) -> dict[str, Any]:
-    """Means over cells, best first; the defaults' components under every rule, single scores, K."""
+def summary(cells: list[dict[str, float]]) -> dict[str, Any]:
+    """Means over cells, best first; the default's components under every rule, single scores, K."""
     means = {key: statistics.mean(held[key] for held in cells) for key in cells[0]}
     combined = {key: value for key, value in means.items() if not key.startswith("K=")}
     ranked = sorted(combined, key=lambda key: -combined[key])
-    own, other = ({*scores_of(kind)["combined"].reads} for kind in (images, not images))
-    parts = {key: {*key.partition("|")[0].split("+")} for key in ranked}
-    default = [key for key in ranked if parts[key] in (own, other)]
+    default = [key for key in ranked if set(key.partition("|")[0].split("+")) == set(Combined.reads)]
     single = [key for key in ranked if "+" not in key]
     best = np.array([held[ranked[0]] for held in cells])
     rows = []
@@ -126,7 +123,7 @@ def summary(cells: list[dict[str, float]], images: bool) -> dict[str, Any]:
                 "error": float((best - values).std(ddof=1) / np.sqrt(len(values)))
                 if len(values) > 1
                 else 0.0,
-                "chosen": parts[key] == own and rule == "soft maximum",
+                "chosen": key in default and rule == "soft maximum",
             }
         )
     show("AUROC on the development sets", rows)

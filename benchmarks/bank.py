@@ -25,7 +25,7 @@ from benchmarks.pictures import LETTERS, warped_digits, warped_letters
 from vae_anomaly import VAEDetector
 from vae_anomaly.fitting import split_parts
 from vae_anomaly.schema import infer_schema
-from vae_anomaly.scores import scores_of
+from vae_anomaly.scores import Combined
 from vae_anomaly.scores.latent import NEIGHBOURS
 
 SIZES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -93,7 +93,7 @@ def by_size(split: Split) -> dict[str, float]:
     frame = detector.scores(split.test)
     others = [
         normalised(answers.calibration[f"score_{name}"], frame[name].to_numpy(np.float64))
-        for name in scores_of(split.train.ndim > 2)["combined"].reads
+        for name in Combined.reads
         if name != "latent_knn"
     ]
     order, found = np.random.default_rng(SEED).permutation(len(bank)), {}

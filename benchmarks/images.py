@@ -31,6 +31,7 @@ from vae_anomaly.calibration import false_alarm_interval
 from vae_anomaly.fitting import Settings, fit_model, split_parts
 from vae_anomaly.schema import infer_schema
 from vae_anomaly.scores import default_scores
+from vae_anomaly.scores.latent import IMAGE_BANK_ROWS
 from vae_anomaly.training import TrainingConfig
 
 Images = npt.NDArray[np.uint8]
@@ -44,7 +45,7 @@ JUDGED = 5_000
 PEERS_TRAIN_ON = 5_000
 QUICK = 600
 # More to look at: costs as much as training.
-BESIDE = ("iw_nll", "rapp", "conditional", "typicality")
+BESIDE = ("iw_nll", "lpath", "conditional", "typicality")
 PROTOCOLS = {
     "novel": "one class novel, nine normal",
     "one": "one class normal",
@@ -171,7 +172,7 @@ def ours(
     settings = replace(
         plain,
         training=replace(training, epochs=epochs or training.epochs),
-        export=replace(plain.export, scores=(*default_scores(True, True), *(BESIDE if beside else ()))),
+        export=replace(plain.export, scores=(*default_scores(True), *(BESIDE if beside else ()))),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -243,6 +244,7 @@ def summary(work: Path, seeds: list[int], epochs: int) -> dict[str, Any]:
                 "epochs": epochs,
                 "judged": JUDGED,
                 "peers_train_on": PEERS_TRAIN_ON,
+                "bank": IMAGE_BANK_ROWS,
             }
     return found
 

@@ -196,10 +196,9 @@ def assemble(
     if not len(held_out.values):
         raise CalibrationError("no row with a value was held out for calibration; leave a share for it")
     model.eval()
-    images = not isinstance(schema, TableSchema)
-    names, default = _chosen(config, model.variational, images)
+    names, default = _chosen(config, model.variational)
     check_scores(names, model.variational, model_config.mask_input)
-    scores, noise = _fitted_scores(model, encoding, names, config.draws, parts, seed, images)
+    scores, noise = _fitted_scores(model, encoding, names, config.draws, parts, seed)
     table = torch.zeros(len(held_out.values), device=noise.device)
     score_graph = ScoreGraph(model, encoding, scores, default, noise, table)
     graphs = {"score": score_graph, **_other_graphs(model, encoding, noise, saw_masks)}
@@ -221,21 +220,15 @@ def assemble(
     return fitted
 
 
-def _chosen(config: ExportConfig, variational: bool, images: bool) -> tuple[tuple[str, ...], str]:
+def _chosen(config: ExportConfig, variational: bool) -> tuple[tuple[str, ...], str]:
     """The scores to export, and the one that decides."""
-    names, recommended = config.scores or default_scores(variational, images), default_score(variational)
+    names, recommended = config.scores or default_scores(variational), default_score(variational)
     default = config.default_score or (recommended if recommended in names else names[0])
     return (names if default in names else (default, *names)), default
 
 
 def _fitted_scores(
-    model: Autoencoder,
-    encoding: Encoding,
-    names: tuple[str, ...],
-    draws: int,
-    parts: Parts,
-    seed: int,
-    images: bool,
+    model: Autoencoder, encoding: Encoding, names: tuple[str, ...], draws: int, parts: Parts, seed: int
 ) -> tuple[dict[str, Score], Tensor]:
     """Scores fitted on training and validation rows, and their stored noise, on the model's device."""
     device, latent = next(model.parameters()).device, model.latent_size
@@ -245,7 +238,7 @@ def _fitted_scores(
         partial(_evidence, model, encoding, _subset(part, latent, seed), noise)
         for part in (parts.train, parts.validation)
     )
-    scores = fit_scores(names, training, validation, images)
+    scores = fit_scores(names, training, validation)
     for score in scores.values():
         score.to(device)
     return scores, noise

@@ -36,7 +36,6 @@ from vae_anomaly.scores import (
     default_scores,
     fit_scores,
     noise_bank,
-    scores_of,
 )
 from vae_anomaly.vae import VAE, make_model
 
@@ -150,7 +149,7 @@ def test_contributions_sum_to_recon_and_scale_with_what_is_observed() -> None:
 
 
 def fitted(name: str, training: Evidence) -> Score:
-    return fit_scores((name,), lambda: iter([training]), lambda: iter([training]), False)[name]
+    return fit_scores((name,), lambda: iter([training]), lambda: iter([training]))[name]
 
 
 @EVERY_SCORE
@@ -209,18 +208,13 @@ def test_the_noise_bank_is_its_seed(latent: int) -> None:
     assert first.isfinite().all()
 
 
-@pytest.mark.parametrize("images", [False, True])
-def test_the_default_scores_are_among_those_a_model_can_have(images: bool) -> None:
+def test_the_default_scores_are_among_those_a_model_can_have() -> None:
     for variational in (True, False):
-        names = default_scores(variational, images)
+        names = default_scores(variational)
         assert names[0] == default_score(variational)
         check_scores(names, variational)
-    assert set(scores_of(images)["combined"].reads) <= set(default_scores(True, images))
-    third = "lpath" if images else "rapp"
-    assert default_scores(True, images) == (
-        "combined", "neg_elbo", "recon", "latent_knn", third, "latent_maha"
-    )  # fmt: skip
-    assert default_scores(False, images) == ("recon", "latent_maha")
+    assert default_scores(True) == ("combined", "neg_elbo", "recon", "latent_knn", "rapp", "latent_maha")
+    assert default_scores(False) == ("recon", "latent_maha")
 
 
 def test_scores_a_model_cannot_have_are_refused() -> None:

@@ -10,7 +10,7 @@ from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.scores.background import BackgroundRatio
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
 from vae_anomaly.scores.bounds import IwNll, NegElbo, Rate, Typicality
-from vae_anomaly.scores.combined import Combined, CombinedOfImages
+from vae_anomaly.scores.combined import Combined
 from vae_anomaly.scores.conditional import Conditional
 from vae_anomaly.scores.draws import noise_bank
 from vae_anomaly.scores.latent import LatentKnn, LatentMaha
@@ -26,7 +26,6 @@ __all__ = [
     "SCORES",
     "BackgroundRatio",
     "Combined",
-    "CombinedOfImages",
     "Conditional",
     "Evidence",
     "IwNll",
@@ -46,7 +45,6 @@ __all__ = [
     "fit_scores",
     "noise_bank",
     "possible_scores",
-    "scores_of",
 ]
 
 SCORES: dict[str, type[Score]] = {
@@ -70,16 +68,11 @@ def default_score(variational: bool) -> str:
     return "combined" if variational else "recon"
 
 
-def default_scores(variational: bool, images: bool) -> tuple[str, ...]:
+def default_scores(variational: bool) -> tuple[str, ...]:
     """What is exported when nobody says: the default score with its components, and the latent distance."""
     if not variational:
         return ("recon", "latent_maha")
-    return ("combined", "neg_elbo", "recon", "latent_knn", "lpath" if images else "rapp", "latent_maha")
-
-
-def scores_of(images: bool) -> dict[str, type[Score]]:
-    """Every score as tables or images have it, by name."""
-    return SCORES | {"combined": CombinedOfImages} if images else SCORES
+    return ("combined", "neg_elbo", "recon", "latent_knn", "rapp", "latent_maha")
 
 
 def possible_scores(variational: bool, mask_input: bool = True) -> tuple[str, ...]:
@@ -109,15 +102,14 @@ def check_scores(names: tuple[str, ...], variational: bool, mask_input: bool = T
 
 
 def fit_scores(
-    names: tuple[str, ...], training: TrainingEvidence, validation: TrainingEvidence, images: bool
+    names: tuple[str, ...], training: TrainingEvidence, validation: TrainingEvidence
 ) -> dict[str, Score]:
     """Fitted modules of the scores named; those that read others share their modules."""
     made: dict[str, Score] = {}
-    kinds = scores_of(images)
-    read = [part for name in names for part in kinds[name].reads]
+    read = [part for name in names for part in SCORES[name].reads]
     for name in (*read, *names):
         if name not in made:
-            made[name] = score = kinds[name]()
+            made[name] = score = SCORES[name]()
             score.take(made)
             score.fit(validation if score.held_out else training)
     return {name: made[name] for name in names}

@@ -30,7 +30,7 @@ class Combined(Score):
 
     variational = True
     held_out = True
-    reads: tuple[str, ...] = ("neg_elbo", "latent_knn", "rapp")
+    reads = ("neg_elbo", "latent_knn", "rapp")
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +57,3 @@ class Combined(Score):
         """Each component's scores, scaled to rows without gaps, shape (C, B); float64."""
         components = (score for score in self.components.values() if isinstance(score, Score))
         return torch.stack([score.comparable(evidence) for score in components]).double()
-
-
-class CombinedOfImages(Combined):
-    """`Combined` as images have it.
-
-    Where latents live, and in `lpath` how well they explain an image and how sure they are of it: on
-    development pictures better than with the bound, which says once more what `lpath` says.
-    """
-
-    reads = ("latent_knn", "lpath")
