@@ -241,7 +241,7 @@ REASONS = (
         ),
     ),
     Reason(
-        "PyOD passes a row once through encoder and decoder. The default of tables needs a second pass for "
+        "PyOD passes a row once through encoder and decoder. The default needs a second pass for "
         "`rapp`, and the neighbours of `latent_knn` beside it: equal layers leave a factor of two for "
         "all that onnxruntime may win. `recon` alone is what PyOD computes.",
         (
