@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +46,8 @@ Strict = Annotated[bool, typer.Option(help="stop at the first bad row")]
 Delimiter = Annotated[str | None, typer.Option(help="of a CSV")]
 Decimal = Annotated[str, typer.Option(help="decimal mark of a CSV")]
 Input = Annotated[Path, typer.Argument(help="Parquet, Arrow, CSV, .npy, .npz or a folder of images")]
+# Rows of an explanation that the shell shows.
+SHOWN = 5
 FalseAlarmRate = Annotated[float | None, typer.Option(help="in place of the model's own")]
 
 
@@ -264,6 +267,8 @@ def explain(
             bundle, source, target, options, top=top, everything=every_row, progress=progress
         )
     _report_job(summary, as_json, counted(summary.outliers, "outlier"))
+    if bundle.schema.kind == "table" and not as_json:
+        _first_reasons(target)
 
 
 @app.command()
@@ -359,7 +364,7 @@ def recalibrate(
         "recalibrated"
     ),
     id_column: IdColumn = None,
-    label: Label = None,
+    label: Annotated[str | None, typer.Option(help="column to pass over; its labels are not read")] = None,
     ignore_unknown: IgnoreUnknown = False,
     convert: Convert = False,
     device: Device = "auto",
@@ -377,6 +382,8 @@ def recalibrate(
     bundle = open_model(model, root, device)
     samples = read_all(source, bundle.schema, options)
     digest = bundle.recalibrate(samples.values, out_folder, samples.observed)
+    if label:
+        plain(err, f"every row counts as normal, whatever {label} says; leave anomalies out", "yellow")
     if as_json:
         told = {"bundle": str(out_folder), "digest": digest, "rows": len(samples.values)}
         typer.echo(as_line(told))
@@ -475,6 +482,21 @@ def _report_job(summary: Any, as_json: bool, *findings: str) -> None:
         rejected = f"{counted(summary.rejected, 'row')} rejected; see {summary.rejected_out}"
         plain(err, rejected, style="yellow")
         raise typer.Exit(console.REJECTED)
+
+
+def _first_reasons(path: Path) -> None:
+    """The column that says most of each of the first rows of an explanation."""
+    import pyarrow.parquet as pq
+
+    batch = next(pq.ParquetFile(path).iter_batches(), None)
+    if batch is None:
+        return
+    frame = batch.to_pandas()
+    for line in frame[frame["place"] == 1].head(SHOWN).to_dict("records"):
+        words = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in line.items()}
+        span = "" if math.isnan(line["low"]) else f" ({words['low']} to {words['high']})"
+        told = f"{words['column']} is {words['value']}, expected {words['expected']}{span}"
+        plain(out, f"  {next(iter(words.values()))}: {told}")
 
 
 def _gate(min_auroc: float | None, metrics: list[dict[str, float]]) -> None:

@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 # Constant columns named in a warning.
 NAMED = 10
+BINARY_BYTES = "bytes are read as 0..255 and none is above 1 in training: pass booleans, or multiply by 255"
 # Training rows, and latent numbers, that scores are fitted on at most.
 FIT_ROWS = 20_000
 FIT_NUMBERS = 20_000_000
@@ -196,8 +197,7 @@ def assemble(
     if not len(held_out.values):
         raise CalibrationError("no row with a value was held out for calibration; leave a share for it")
     model.eval()
-    names, default = _chosen(config, model.variational)
-    check_scores(names, model.variational, model_config.mask_input)
+    names, default = chosen_scores(config, model_config)
     scores, noise = _fitted_scores(model, encoding, names, config.draws, parts, seed)
     table = torch.zeros(len(held_out.values), device=noise.device)
     score_graph = ScoreGraph(model, encoding, scores, default, noise, table)
@@ -209,7 +209,7 @@ def assemble(
         "name": name,
         "schema": schema,
         "provenance": {**(provenance or {}), **rows},
-        "warnings": _odd_columns(schema, parts.train, score_graph.encoding.wild),
+        "warnings": _odd_values(schema, parts.train, score_graph.encoding.wild),
     }
     manifest = _manifest(model_config, config, graphs, scores, default, about)
     fitted = Fitted(graphs, manifest, {}, held_out)
@@ -220,11 +220,22 @@ def assemble(
     return fitted
 
 
-def _chosen(config: ExportConfig, variational: bool) -> tuple[tuple[str, ...], str]:
-    """The scores to export, and the one that decides."""
+def chosen_scores(config: ExportConfig, model: ModelConfig) -> tuple[tuple[str, ...], str]:
+    """The scores to export, and the one that decides.
+
+    Raises
+    ------
+    ConfigError
+        If there is no score of such a name.
+    UnsupportedError
+        If such a model cannot have one of them.
+    """
+    variational = model.kind == "vae"
     names, recommended = config.scores or default_scores(variational), default_score(variational)
     default = config.default_score or (recommended if recommended in names else names[0])
-    return (names if default in names else (default, *names)), default
+    names = names if default in names else (default, *names)
+    check_scores(names, variational, model.mask_input)
+    return names, default
 
 
 def _fitted_scores(
@@ -269,7 +280,7 @@ def _manifest(
     about: dict[str, Any],
 ) -> Manifest:
     """What a bundle says of itself; warns of a rate that is out of reach, and of odd columns."""
-    asked = config.false_alarm_rate
+    asked: float = _plain(config.false_alarm_rate)
     rate, warnings = calibration.attainable(asked, about["provenance"]["rows_calibration"])
     if rate != asked:
         about = {**about, "provenance": {**about["provenance"], "false_alarm_rate_asked": asked}}
@@ -282,8 +293,8 @@ def _manifest(
         architecture=_plain(asdict(model)),
         scores=tuple(scores),
         default_score=default,
-        draws=config.draws,
-        imputation=_imputation(config, graphs),
+        draws=_plain(config.draws),
+        imputation=_plain(_imputation(config, graphs)),
         latent_size=graphs["score"].model.latent_size,
         false_alarm_rate=rate,
         tolerances=TOLERANCES,
@@ -313,10 +324,13 @@ def calibrate(fitted: Fitted, answers: Answers) -> None:
     fitted.score_graph.p_value = PValue(table.to(fitted.score_graph.noise.device))
 
 
-def _odd_columns(schema: Schema, train: Samples, wild: tuple[int, ...]) -> tuple[str, ...]:
-    """Columns of one value, far from which a row is strange, and those that are scaled robustly unasked."""
+def _odd_values(schema: Schema, train: Samples, wild: tuple[int, ...]) -> tuple[str, ...]:
+    """Columns of one value, far from which a row is strange, and those that are scaled robustly unasked;
+    bytes that are 0 or 1.
+    """
     if not isinstance(schema, TableSchema):
-        return ()
+        dim = train.values.dtype == np.uint8 and train.values.max(initial=0) <= 1
+        return (BINARY_BYTES,) if dim else ()
     # The ends of a column of booleans are those that it can have.
     constant = [
         column.name
@@ -350,7 +364,9 @@ def _evidence(model: Autoencoder, encoding: Encoding, samples: Samples, noise: T
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+    """Tuples as lists and numbers of numpy as plain ones, as JSON has them."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -184,6 +184,8 @@ def _check_array(X: Any, numeric: bool = True) -> tuple[int, ...]:
     """
     if isinstance(X, pd.DataFrame):
         return ()
+    if isinstance(X, np.ndarray) and X.dtype == object:
+        X = array_of(X, "cells")
     try:
         # Images have four axes; the schema refuses infinite values, and an empty batch is answered.
         checked = check_array(

@@ -245,8 +245,9 @@ def to_numbers(column: pd.Series[Any], name: str) -> Floats:
 
 def object_numbers(values: npt.NDArray[Any], what: str) -> Floats:
     """Python numbers as float64; text and complex numbers are refused."""
-    if text := next((v for v in values.ravel() if isinstance(v, str | bytes | complex)), None):
-        raise SchemaError(f"{what} hold {type(text).__name__} values; expected numbers")
+    odd = (v for v in values.ravel() if isinstance(v, str | bytes | complex) or not hasattr(v, "__float__"))
+    if (found := next((v for v in odd if v is not None), None)) is not None:
+        raise SchemaError(f"{what} hold {type(found).__name__} values; expected numbers: leave them out")
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -46,7 +46,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         ``settings`` where None: 0.05, unless they say otherwise.
     contamination : float, optional
         As in scikit-learn: the share, at most 0.5, of the rows given to `fit` that `predict` calls
-        outliers. It moves `offset_` alone; p-values and bundles keep to ``false_alarm_rate``.
+        outliers. It moves `offset_` alone, at `fit`; `verdicts`, p-values and bundles keep to
+        ``false_alarm_rate``.
     trim : float or "auto", optional
         For rows given to `fit` that may hold anomalies: the share, below 0.5, that the model is not shown
         because it fits them worst; "auto" estimates it without labels, 0.1 to 0.2. Calibration rows
@@ -58,7 +59,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
     ----------
     offset_ : float
         ``decision_function`` = ``score_samples`` - ``offset_``: the conformal threshold, or with
-        ``contamination`` that quantile of ``score_samples`` over the rows given to `fit`.
+        ``contamination`` that quantile of ``score_samples`` over the rows given to `fit`. Parameters
+        set after `fit` count from the next one.
     history_ : list of dict
         Figures per epoch.
 
@@ -140,7 +142,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         Parameters
         ----------
         false_alarm_rate : float, optional
-            In place of the one fitted with.
+            In place of the one fitted with. ``contamination`` has no say here, only in `predict`.
         fdr : float, optional
             In its place the share of the rows called outliers that may be normal, on average, by
             Benjamini and Hochberg over all rows of X.
@@ -170,7 +172,8 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         -------
         DataFrame
             ``score`` (larger = more anomalous, on the scale of its fold's model), ``p_value`` (compares
-            across folds), ``fold``; NaN for rows with nothing observed.
+            across folds: rank by it), ``fold``; NaN for rows with nothing observed. With ``contamination``
+            also ``is_outlier``: that share of the rows, and those that tie with its last.
 
         Raises
         ------
@@ -188,6 +191,9 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
             check_random_state(self.random_state),
             schema.names if isinstance(schema, TableSchema) else (),
         )
+        if self.contamination is not None:
+            share = frame["p_value"].quantile(self.contamination, interpolation="lower")
+            frame["is_outlier"] = frame["p_value"] <= share
         return frame.set_axis(X.index) if isinstance(X, pd.DataFrame) else frame
 
     def p_values(self, X: Any, *, score: str | None = None) -> Float:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vae_anomaly.choices import whole_number
 from vae_anomaly.columns import Category
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.schema import Array, Samples, Schema, TableSchema
 
 Float = npt.NDArray[np.float64]
@@ -106,7 +106,7 @@ def ranked_columns(
         Categories and booleans are themselves, and have no range.
     """
     if not isinstance(schema, TableSchema):
-        raise TypeError("only the columns of a table can be ranked; an image has `heatmaps`")
+        raise UnsupportedError("only the columns of a table can be ranked; an image has `heatmaps`")
     if whole_number("top", top) < 1:
         raise ConfigError(f"top is {top}; expected 1 or more")
     labels = range(len(explanation.recon)) if index is None else index

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble
+from vae_anomaly.assembly import ExportConfig, Fitted, Parts, assemble, chosen_scores
 from vae_anomaly.batches import take, with_something
 from vae_anomaly.budget import within_budget
 from vae_anomaly.choices import check_fields
@@ -221,6 +221,8 @@ def _complete(settings: Settings, schema: Schema, parts: Parts) -> _Complete:
     model, objective, training = complete.model, complete.objective, complete.training
     if model is None or objective is None or training is None:
         raise TypeError("completed settings hold a model, its objective and its training")
+    # Before training, not after it.
+    chosen_scores(complete.export, model)
     if objective.trim and training.epochs < TRIMMED_EPOCHS:
         raise ConfigError(
             f"trim leaves rows out from the second epoch on, and training has {training.epochs}; give it more"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from vae_anomaly.columns import object_numbers
 from vae_anomaly.exceptions import SchemaError
@@ -33,16 +34,23 @@ class Samples(NamedTuple):
 
 
 def array_of(x: Any, what: str) -> Array:
-    """An array of whatever is rectangular; `SchemaError` for ragged rows and masked arrays."""
+    """An array of whatever is rectangular, pandas' missing objects in it as NaN.
+
+    Raises
+    ------
+    SchemaError
+        For ragged rows and masked arrays.
+    """
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise SchemaError(
-            f"{what} are a masked array, whose mask would be lost; pass x.filled(numpy.nan), or x.data with "
-            "observed=~x.mask"
+            f"{what} are a masked array, whose mask would be lost; pass x.astype(float).filled(numpy.nan), "
+            "or to a bundle x.data with observed=~x.mask"
         )
     try:
-        return np.asarray(x)
+        found = np.asarray(x)
     except ValueError as error:
         raise SchemaError(f"{what} are ragged; give every row the same length") from error
+    return np.where(pd.isna(found), np.nan, found) if found.dtype == object else found
 
 
 def numbers_of(values: Array, what: str) -> Array:

@@ -313,8 +313,15 @@ def test_explain_the_outliers_of_a_csv(shell: Shell, table_folder: Path, table_b
     frame.to_csv("rows.csv", index=False)
     done = shell("explain", table_folder, "rows.csv", "--id-column", "order", "--top", "2")
     strange = frame[table_bundle.verdicts(frame[COLUMNS])["is_outlier"].to_numpy(dtype=bool)]
-    assert done == (0, f"40 rows, {len(strange)} outliers\n  written  why.parquet\n", "")
     why = pd.read_parquet("why.parquet")
+    assert (done.code, done.err) == (0, "")
+    told = done.out.splitlines()
+    assert told[:2] == [f"40 rows, {len(strange)} outliers", "  written  why.parquet"]
+    firsts = why[why["place"] == 1].head(5)
+    assert [line.split(":")[0].strip() for line in told[2:]] == firsts["order"].tolist()
+    spike = firsts.set_index("order").loc["o7"]
+    span = f"({spike['low']:.4g} to {spike['high']:.4g})"
+    assert f"  o7: large is 9000, expected {spike['expected']:.4g} {span}" in told
     assert why["order"].tolist() == [name for name in strange["order"] for _ in range(2)]
     expected = table_bundle.ranked_columns(strange[COLUMNS], top=2).drop(columns="row")
     pd.testing.assert_frame_equal(why[list(expected)], expected)
@@ -353,6 +360,7 @@ def test_recalibrate_by_a_file(
     done = shell("recalibrate", table_folder, "normal.csv", *options, "--json")
     told = json.loads(done.out)
     assert (done.code, told["bundle"], told["rows"]) == (0, "new", 50)
+    assert done.err == "every row counts as normal, whatever fraud says; leave anomalies out\n"
     found = load_bundle("new", device="cpu", expected_digest=told["digest"])
     scores = table_bundle.scores(rows[COLUMNS])[table_bundle.default_score]
     assert np.array_equal(found.calibration["score_score"], np.sort(scores))

@@ -115,6 +115,13 @@ def test_a_detector_judges_its_own_table() -> None:
     assert frame.loc["r30", ["score", "p_value"]].isna().all()
     assert frame.drop("r30").notna().all().all()
     pd.testing.assert_frame_equal(frame, detector.cross_fit(rows, folds=3))
+    flagged = detector.set_params(contamination=0.1).cross_fit(rows, folds=3)
+    strange = flagged.pop("is_outlier")
+    pd.testing.assert_frame_equal(frame, flagged)
+    # 59 rows have a p-value: the six smallest, and what ties with the sixth.
+    assert strange.equals(frame["p_value"] <= frame["p_value"].sort_values().iloc[5])
+    assert strange["r7"]
+    assert not strange["r30"]
 
 
 @pytest.mark.parametrize("folds", [2.5, "5", None])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError, DataError, NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.runtime import Bundle
-from vae_anomaly.training import TrainingConfig
+from vae_anomaly.training import Trainer, TrainingConfig
 
 QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
 
@@ -325,6 +327,46 @@ def test_an_imputer_of_an_autoencoder_is_refused_before_it_trains() -> None:
     imputer = VAEImputer(settings=settings(AUTOENCODER))
     with pytest.raises(ConfigError, match=r'^an autoencoder gives no imputations: .*; set kind to "vae"$'):
         imputer.fit(np.zeros((200, 4)))
+
+
+@pytest.mark.parametrize(
+    ("export", "error"),
+    [
+        (ExportConfig(scores=("nope",)), ConfigError),
+        (ExportConfig(default_score="knn"), ConfigError),
+        (ExportConfig(scores=("conditional",)), UnsupportedError),
+    ],
+    ids=["unknown", "unknown default", "impossible"],
+)
+def test_a_score_that_cannot_be_is_refused_before_training(
+    export: ExportConfig, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    choices = replace(QUICK, model=replace(TABLE_MODEL, mask_input=False), export=export)
+    with pytest.raises(error):
+        quick(table_rows(40), settings=choices)
+
+
+def test_a_rate_of_any_number_type_is_written() -> None:
+    detector = quick(table_rows(80), false_alarm_rate=np.float32(0.25))
+    assert json.loads(detector.fitted_.manifest.to_json())["false_alarm_rate"] == 0.25
+
+
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, None], ids=str)
+def test_what_pandas_calls_missing_is_so_in_arrays(missing: object) -> None:
+    rows = table_rows(60).to_numpy(copy=True)
+    rows[3, 0] = np.nan
+    objects = rows.astype(object)
+    objects[np.isnan(rows)] = missing
+    assert np.array_equal(quick(objects).scores(objects[:9]), quick(rows).scores(rows[:9]))
+
+
+def test_bytes_that_are_bits_are_told() -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (60, 8, 8)).astype(np.uint8)
+    choices = settings(IMAGE_MODEL, epochs=1)
+    sentence = "bytes are read as 0..255 and none is above 1 in training: pass booleans, or multiply by 255"
+    assert sentence in quick(bits, settings=choices).fitted_.manifest.warnings
+    assert sentence not in quick(bits * np.uint8(2), settings=choices).fitted_.manifest.warnings
 
 
 @pytest.mark.parametrize(("levels", "dtype"), [(17, "int64"), (17, "int16"), (1000, "int32"), (2, "bool")])

@@ -8,7 +8,7 @@ from sample_models import ALL_SCORES, grey_images, table_rows
 
 from vae_anomaly import VAEDetector
 from vae_anomaly.calibration import rank_of
-from vae_anomaly.exceptions import ConfigError
+from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.runtime import Bundle
 
 
@@ -100,7 +100,7 @@ def test_the_detector_ranks_columns_as_its_bundle(table_detector: VAEDetector, t
 
 
 def test_an_image_has_no_columns(image_bundle: Bundle) -> None:
-    with pytest.raises(TypeError, match=r"^only the columns of a table can be ranked; an image has"):
+    with pytest.raises(UnsupportedError, match=r"^only the columns of a table can be ranked; an image has"):
         image_bundle.ranked_columns(grey_images(2))
 
 

@@ -306,8 +306,10 @@ def test_five_names_are_enough() -> None:
         ([1.0, 2.0], "rows have shape (2,); expected (B, 2)"),
         ([[1.0, 2.0], [3.0]], "cells are ragged; give every row the same length"),
         ([["1", "2"]], "cells have dtype <U1; expected numbers"),
-        ([[None, "2"]], "cells hold str values; expected numbers"),
+        ([[None, "2"]], "cells hold str values; expected numbers: leave them out"),
         ([[10**400, 1]], "cells have dtype object and do not convert to numbers"),
+        (frame(temperature=[[1, 2]], pressure=[1.0]),
+         "column 'temperature': cells hold list values; expected numbers: leave them out"),
         ([[1.0, np.inf], [1.0, 2.0], [-np.inf, 1.0]],
          "infinite values in row [0, 2] of columns ['temperature', 'pressure']; use NaN for a missing value"),
         (frame(temperature=["a"], pressure=[1.0]),
@@ -315,11 +317,12 @@ def test_five_names_are_enough() -> None:
         (frame(temperature=[1j], pressure=[1.0]),
          "column 'temperature' has dtype complex128; expected numbers: convert it or leave it out"),
         (frame(temperature=pd.Series(["a"], dtype=object), pressure=[1.0]),
-         "column 'temperature': cells hold str values; expected numbers"),
+         "column 'temperature': cells hold str values; expected numbers: leave them out"),
         (frame(temperature=pd.to_datetime(["2020-01-01"]), pressure=[1.0]).astype({"temperature": "M8[s]"}),
          "column 'temperature' has dtype datetime64[s]; expected numbers: convert it or leave it out"),
     ],
-    ids=["wide", "one-row", "ragged", "text", "mixed", "huge", "inf", "str", "complex", "object", "dates"],
+    ids=["wide", "one-row", "ragged", "text", "mixed", "huge", "lists", "inf", "str", "complex", "object",
+         "dates"],
 )  # fmt: skip
 def test_cells_that_are_no_numbers_are_refused(x: Any, message: str) -> None:
     refused(WEATHER, x, message)
@@ -405,8 +408,8 @@ def test_a_masked_array_is_refused_where_it_hides_something() -> None:
     schema = infer_schema(values)
     values[1, 1] = np.ma.masked
     sentence = (
-        "cells are a masked array, whose mask would be lost; pass x.filled(numpy.nan), or x.data with "
-        "observed=~x.mask"
+        "cells are a masked array, whose mask would be lost; pass x.astype(float).filled(numpy.nan), "
+        "or to a bundle x.data with observed=~x.mask"
     )
     for ask in (infer_schema, schema.read):
         with pytest.raises(SchemaError, match=f"^{re.escape(sentence)}$"):
