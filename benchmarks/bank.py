@@ -28,10 +28,10 @@ from vae_anomaly.schema import infer_schema
 from vae_anomaly.scores import Combined
 from vae_anomaly.scores.latent import NEIGHBOURS
 
-SIZES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
-COPIES = 24
-LETTERS_EACH = 4_000
-TABLE_ROWS = 40_000
+SIZES = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 40_000)
+COPIES = 72
+LETTERS_EACH = 12_000
+TABLE_ROWS = 120_000
 JUDGED = 3_000
 SEED = 0
 

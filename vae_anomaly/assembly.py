@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from vae_anomaly.schema import Array, Mask, Samples, Schema, TableSchema
 from vae_anomaly.scores import (
     Evidence,
     Score,
+    TrainingEvidence,
     check_scores,
     default_score,
     default_scores,
@@ -49,8 +50,7 @@ log = logging.getLogger(__name__)
 # Constant columns named in a warning.
 NAMED = 10
 BINARY_BYTES = "bytes are read as 0..255 and none is above 1 in training: pass booleans, or multiply by 255"
-# Training rows, and latent numbers, that scores are fitted on at most.
-FIT_ROWS = 20_000
+# Latent numbers that a score is fitted on at most.
 FIT_NUMBERS = 20_000_000
 CHUNK = 50
 # Metropolis: chains per row, steps that accept everything, steps that do not.
@@ -245,11 +245,17 @@ def _fitted_scores(
     device, latent = next(model.parameters()).device, model.latent_size
     noise = noise_bank(draws, latent, seed) if model.variational else torch.zeros(1, 1)
     noise = noise.to(device)
-    training, validation = (
-        partial(_evidence, model, encoding, _subset(part, latent, seed), noise)
-        for part in (parts.train, parts.validation)
-    )
-    scores = fit_scores(names, training, validation)
+    images = bool(getattr(encoding, "shape", ()))
+
+    @cache
+    def subset(held_out: bool, most: int) -> Samples:
+        return _subset(parts.validation if held_out else parts.train, latent, seed, most)
+
+    def evidence(score: Score) -> TrainingEvidence:
+        most = score.fit_images if images else score.fit_rows
+        return partial(_evidence, model, encoding, subset(score.held_out, most), noise)
+
+    scores = fit_scores(names, evidence)
     for score in scores.values():
         score.to(device)
     return scores, noise
@@ -348,8 +354,8 @@ def _first_of(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _subset(samples: Samples, latent: int, seed: int) -> Samples:
-    most = min(FIT_ROWS, max(64, FIT_NUMBERS // latent))
+def _subset(samples: Samples, latent: int, seed: int, most: int) -> Samples:
+    most = min(most, max(64, FIT_NUMBERS // latent))
     if len(samples.values) <= most:
         return samples
     rows = np.sort(np.random.default_rng(seed).choice(len(samples.values), most, replace=False))

@@ -159,14 +159,13 @@ def test_tables_are_sorted_scores_of_the_rows_held_out(small: Fitted) -> None:
 def test_large_training_sets_are_thinned_by_seed(small: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = small.manifest.schema
     samples = schema.read(table_rows(500))
-    monkeypatch.setattr(assembly, "FIT_ROWS", 100)
-    kept = assembly._subset(samples, latent=2, seed=1)
-    again = assembly._subset(samples, latent=2, seed=1)
+    kept = assembly._subset(samples, latent=2, seed=1, most=100)
+    again = assembly._subset(samples, latent=2, seed=1, most=100)
     assert len(kept.values) == 100
     assert np.array_equal(kept.observed, again.observed)
     assert len(np.unique(kept.values[:, 3])) > 80
     monkeypatch.setattr(assembly, "FIT_NUMBERS", 1000)
-    assert len(assembly._subset(samples, latent=100, seed=1).values) == 64
+    assert len(assembly._subset(samples, latent=100, seed=1, most=100).values) == 64
 
 
 def test_architectures_are_plain_json() -> None:

@@ -36,6 +36,7 @@ from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError, DataError, NotFittedError, SchemaError, UnsupportedError
 from vae_anomaly.fitting import Settings
 from vae_anomaly.runtime import Bundle
+from vae_anomaly.scores import LatentKnn
 from vae_anomaly.training import Trainer, TrainingConfig
 
 QUICK = settings(TABLE_MODEL, epochs=2, imputation_draws=50)
@@ -359,6 +360,18 @@ def test_what_pandas_calls_missing_is_so_in_arrays(missing: object) -> None:
     objects = rows.astype(object)
     objects[np.isnan(rows)] = missing
     assert np.array_equal(quick(objects).scores(objects[:9]), quick(rows).scores(rows[:9]))
+
+
+def test_a_score_is_fitted_on_as_many_rows_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatentKnn, "fit_rows", 30)
+    monkeypatch.setattr(LatentKnn, "fit_images", 20)
+    choices = replace(
+        settings(IMAGE_MODEL, epochs=1), export=ExportConfig(scores=("latent_knn", "latent_maha"))
+    )
+    for rows, kept in ((table_rows(60), 30), (grey_images(60), 20)):
+        plain = QUICK if isinstance(rows, pd.DataFrame) else choices
+        detector = quick(rows, settings=replace(plain, export=choices.export))
+        assert len(detector.fitted_.score_graph.scores["latent_knn"].bank) == kept
 
 
 def test_bytes_that_are_bits_are_told() -> None:

@@ -149,7 +149,7 @@ def test_contributions_sum_to_recon_and_scale_with_what_is_observed() -> None:
 
 
 def fitted(name: str, training: Evidence) -> Score:
-    return fit_scores((name,), lambda: iter([training]), lambda: iter([training]))[name]
+    return fit_scores((name,), lambda _: lambda: iter([training]))[name]
 
 
 @EVERY_SCORE

@@ -16,7 +16,7 @@ def rows(count: int, seed: int, spread: float = 1.0) -> Evidence:
 
 
 def fitted(names: tuple[str, ...] = ("combined",)) -> dict[str, Score]:
-    return fit_scores(names, lambda: iter([rows(400, 0)]), lambda: iter([rows(200, 1)]))
+    return fit_scores(names, lambda score: lambda: iter([rows(200, 1) if score.held_out else rows(400, 0)]))
 
 
 def test_the_soft_maximum_of_the_components_normal_scores_among_validation_rows() -> None:

@@ -6,6 +6,8 @@ file here and a line in `SCORES`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.scores.background import BackgroundRatio
 from vae_anomaly.scores.base import Evidence, Score, TrainingEvidence
@@ -101,15 +103,13 @@ def check_scores(names: tuple[str, ...], variational: bool, mask_input: bool = T
             )
 
 
-def fit_scores(
-    names: tuple[str, ...], training: TrainingEvidence, validation: TrainingEvidence
-) -> dict[str, Score]:
-    """Fitted modules of the scores named; those that read others share their modules."""
+def fit_scores(names: tuple[str, ...], evidence: Callable[[Score], TrainingEvidence]) -> dict[str, Score]:
+    """Fitted modules of the scores named, on the evidence for each; those that read others share theirs."""
     made: dict[str, Score] = {}
     read = [part for name in names for part in SCORES[name].reads]
     for name in (*read, *names):
         if name not in made:
             made[name] = score = SCORES[name]()
             score.take(made)
-            score.fit(validation if score.held_out else training)
+            score.fit(evidence(score))
     return {name: made[name] for name in names}

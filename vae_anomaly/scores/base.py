@@ -119,6 +119,8 @@ class Score(nn.Module):
         Other scores that it is made of.
     derived_from_rows : tuple of str
         What it stores of single training rows, for the manifest.
+    fit_rows, fit_images : int
+        Rows of a table, and images, that it is fitted on at most.
     """
 
     variational = False
@@ -126,6 +128,8 @@ class Score(nn.Module):
     held_out = False
     reads: tuple[str, ...] = ()
     derived_from_rows: tuple[str, ...] = ()
+    fit_rows = 20_000
+    fit_images = 20_000
 
     def take(self, scores: Mapping[str, Score]) -> None:
         """Keep the fitted scores that this one reads; none by default."""

@@ -12,7 +12,7 @@ from vae_anomaly.scores.whitening import Whitening
 # Training rows kept in a bundle, and how many of them are a row's neighbours. More of them bring new images
 # nearer to their neighbours than strange ones; on tables they change nothing and take time.
 BANK_ROWS = 2_000
-IMAGE_BANK_ROWS = 20_000
+IMAGE_BANK_ROWS = 40_000
 # Of long codes of images fewer rows are kept: 5 MB in all, unless `BANK_ROWS` take more.
 IMAGE_BANK_NUMBERS = 1_280_000
 NEIGHBOURS = 5
@@ -61,6 +61,7 @@ class LatentKnn(Score):
     """
 
     derived_from_rows = ("latent_bank",)
+    fit_images = IMAGE_BANK_ROWS
     axes: Whitening
 
     def __init__(self) -> None:
