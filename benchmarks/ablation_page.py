@@ -25,7 +25,8 @@ def _bank(section: Section) -> list[str]:
         lines.append([row["set"], f"`{row['figure']}`", *(f"{row[size]:.3f}" for size in sizes)])
     measured = section["measured"]
     return [
-        f"AUROC by rows in the bank of `latent_knn` on large sets, {section['neighbours']} neighbours:\n",
+        f"AUROC by rows in the bank of `latent_knn` (all there are, where those are fewer) on large sets, "
+        f"{section['neighbours']} neighbours:\n",
         "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n",
         f"Measured by `{measured['command']}` on {measured['date']}; seed {section['seed']}.\n",
     ]

@@ -23,7 +23,7 @@ NOTES = """- **Detection on images**: four fifths of the normal images are given
   AutoEncoder, which have one seed, are of a machine that ran other things beside.
 """
 EARLIER = """**Our figures are those of an earlier default**, whose `latent_knn` kept 2,000 images.
-Today's keeps 20,000; it is to be measured here.
+Today's keeps 40,000; it is to be measured here.
 """
 Section = dict[str, Any]
 
