@@ -493,10 +493,17 @@ def _first_reasons(path: Path) -> None:
         return
     frame = batch.to_pandas()
     for line in frame[frame["place"] == 1].head(SHOWN).to_dict("records"):
-        words = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in line.items()}
-        span = "" if math.isnan(line["low"]) else f" ({words['low']} to {words['high']})"
-        told = f"{words['column']} is {words['value']}, expected {words['expected']}{span}"
-        plain(out, f"  {next(iter(words.values()))}: {told}")
+        value, expected, low, high = (_short(line[key]) for key in ("value", "expected", "low", "high"))
+        span = "" if math.isnan(line["low"]) else f" ({low} to {high})"
+        plain(out, f"  {next(iter(line.values()))}: {line['column']} is {value}, expected {expected}{span}")
+
+
+def _short(cell: float | str) -> str:
+    """A number to four digits, also where names in other rows make it text."""
+    try:
+        return f"{float(cell):.4g}"
+    except ValueError:
+        return str(cell)
 
 
 def _gate(min_auroc: float | None, metrics: list[dict[str, float]]) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from sample_models import grey_images, table_rows
 from tiny_runs import TINY, Done, Shell, Tracked
 
-from pipelines.cli import _imputed_name
+from pipelines.cli import _imputed_name, _short
 from pipelines.config import recipe_names
 from serving import chunks
 from serving.claim import Claim
@@ -331,6 +331,13 @@ def test_explain_the_outliers_of_a_csv(shell: Shell, table_folder: Path, table_b
     every = json.loads(shell("explain", table_folder, "rows.csv", "--ignore-unknown", "--all", "--json").out)
     assert every["rows"] == 40
     assert len(pd.read_parquet("why.parquet")) == 40 * 4
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"), [(0.123456, "0.1235"), ("18.192792736819882", "18.19"), ("late", "late"), (9e3, "9000")]
+)
+def test_a_cell_is_told_to_four_digits(cell: float | str, told: str) -> None:
+    assert _short(cell) == told
 
 
 def test_explain_pictures(shell: Shell, image_folder: Path, image_bundle: Bundle, pictures: Path) -> None:
