@@ -85,7 +85,7 @@ def by_size(split: Split) -> dict[str, float]:
         detector = VAEDetector(random_state=SEED).fit(split.train)
     schema, answers = infer_schema(split.train), detector.answers_
     # The rows that the weights were fitted on, and those that calibrate.
-    parts = split_parts(schema.read(split.train), SEED)
+    parts = split_parts(schema.read(split.train), detector.fitted_.manifest.provenance["seed"])
     bank, held, judged = (
         answers.run("encode", samples)["mean"]
         for samples in (parts.train, parts.calibration, schema.read(split.test))
