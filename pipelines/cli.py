@@ -357,6 +357,48 @@ def serve(
 
 
 @app.command()
+def cross_fit(
+    recipe: Annotated[str, typer.Argument(help="recipe name, or path of a .toml file")] = "default-table",
+    data: Annotated[str | None, typer.Option(help="file, folder or name of the data")] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write")] = Path("ranked.parquet"),
+    folds: Annotated[int, typer.Option(help="models fitted, each without one part of the rows")] = 5,
+    contamination: Annotated[
+        float | None, typer.Option(help="share of the rows to call outliers; none without it")
+    ] = None,
+    data_root: DataRoot = None,
+    id_column: IdColumn = None,
+    label: Annotated[str | None, typer.Option(help="column to pass over; its labels are not read")] = None,
+    exclude: Exclude = None,
+    seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, such as objective.trim=auto; repeatable"),
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Look for outliers inside one file or folder: every row judged by a model that has not seen it."""
+    from pipelines.crossfit import cross_fit as judge
+    from pipelines.recipe import load_recipe
+
+    section = {
+        "source": data,
+        "data_root": data_root,
+        "id_column": id_column,
+        "label": label,
+        "exclude": exclude or None,
+    }
+    loaded = load_recipe(recipe, set_ or (), {"": {"seed": seed}, "data": section})
+    with rows_progress(err, "cross-fitting") as progress:
+        summary = judge(
+            loaded, out_file, folds=folds, contamination=contamination, device=device, progress=progress
+        )
+    _report_job(summary, as_json, *([] if contamination is None else [counted(summary.outliers, "outlier")]))
+    if not as_json:
+        _first_ranked(out_file)
+
+
+@app.command()
 def recalibrate(
     model: ModelSource,
     source: Annotated[Path, typer.Argument(help="normal rows, as for score; none may train the model")],
@@ -482,6 +524,15 @@ def _report_job(summary: Any, as_json: bool, *findings: str) -> None:
         rejected = f"{counted(summary.rejected, 'row')} rejected; see {summary.rejected_out}"
         plain(err, rejected, style="yellow")
         raise typer.Exit(console.REJECTED)
+
+
+def _first_ranked(path: Path) -> None:
+    """The rows of the least p-values."""
+    import pyarrow.parquet as pq
+
+    frame = pq.read_table(path).to_pandas().dropna(subset="rank").sort_values("rank", kind="stable")
+    for line in frame.head(SHOWN).to_dict("records"):
+        plain(out, f"  {next(iter(line.values()))}: p = {line['p_value']:.4g}")
 
 
 def _first_reasons(path: Path) -> None:

@@ -184,7 +184,7 @@ def score_file(
         If too few rows were held out for the rate.
     """
     options, source, out = options or ReadOptions(), Path(source), Path(out)
-    _check_score_out(source, out)
+    check_scores_out(source, out)
     with Claim(out) as claim:
         final = claim.temporary(out)
         opened = open_source(source, bundle.schema, options)
@@ -235,7 +235,8 @@ def read_all(source: str | Path, schema: Schema, options: ReadOptions) -> Sample
     return Samples(values, observed)
 
 
-def _check_score_out(source: Path, out: Path) -> None:
+def check_scores_out(source: Path, out: Path) -> None:
+    """Refuse what is no place for scores, before anything is read."""
     if out.suffix.lower() not in PARQUET:
         raise ConfigError(f"scores are written as Parquet, got {out.name!r}; name the output scores.parquet")
     if out.is_dir():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from vae_anomaly.batches import take
-from vae_anomaly.choices import whole_number
+from vae_anomaly.choices import is_number, whole_number
 from vae_anomaly.exceptions import ConfigError, DataError
 from vae_anomaly.gaps import missing_share
 from vae_anomaly.schema import Array, Samples
@@ -76,6 +76,19 @@ def cross_fitted(
         table[held] = np.column_stack([scores, _places(scores, answers, missing_share(rows_held))])
         fold_of[held] = fold
     return pd.DataFrame({"score": table[:, 0], "p_value": table[:, 1], "fold": fold_of})
+
+
+def strangest(p_values: pd.Series[float], share: float) -> pd.Series[bool]:
+    """True for that share of the rows, those of the least p-values, and for what ties with its last."""
+    return p_values <= p_values.quantile(share, interpolation="lower")
+
+
+def check_contamination(share: Any) -> None:
+    """Raise `ConfigError` unless it is a share of rows that may be outliers, or None."""
+    if share is not None and not (is_number(share) and 0 < share <= 0.5):
+        raise ConfigError(
+            f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by p-values"
+        )
 
 
 def _check_columns(samples: Samples, parts: Sequence[npt.NDArray[np.int64]], names: Sequence[str]) -> None:

@@ -16,9 +16,9 @@ from sklearn.utils._set_output import _get_output_config
 from vae_anomaly import calibration
 from vae_anomaly.base_estimator import VAEEstimator, has_text_names
 from vae_anomaly.batches import Float
-from vae_anomaly.choices import is_number, whole_number
+from vae_anomaly.choices import whole_number
 from vae_anomaly.columns import Bounds, Kinds
-from vae_anomaly.crossfit import cross_fitted
+from vae_anomaly.crossfit import check_contamination, cross_fitted, strangest
 from vae_anomaly.exceptions import ConfigError, UnsupportedError
 from vae_anomaly.explanation import Explanation
 from vae_anomaly.fitting import Fit, Settings
@@ -102,12 +102,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
         self.trim = trim
 
     def _check_parameters(self, schema: Schema) -> None:
-        share = self.contamination
-        if share is not None and not (is_number(share) and 0 < share <= 0.5):
-            raise ConfigError(
-                f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by the "
-                "conformal threshold at false_alarm_rate"
-            )
+        check_contamination(self.contamination)
 
     def _settings(self) -> Settings:
         settings = super()._settings()
@@ -192,8 +187,7 @@ class VAEDetector(OutlierMixin, VAEEstimator):  # type: ignore[misc]
             schema.names if isinstance(schema, TableSchema) else (),
         )
         if self.contamination is not None:
-            share = frame["p_value"].quantile(self.contamination, interpolation="lower")
-            frame["is_outlier"] = frame["p_value"] <= share
+            frame["is_outlier"] = strangest(frame["p_value"], self.contamination)
         return frame.set_axis(X.index) if isinstance(X, pd.DataFrame) else frame
 
     def p_values(self, X: Any, *, score: str | None = None) -> Float:

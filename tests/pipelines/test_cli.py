@@ -28,7 +28,18 @@ from vae_anomaly.mlflow_access import local_tracking_uri, mlflow_client
 from vae_anomaly.runtime import Bundle, load_bundle
 from vae_anomaly.vae import parameter_count
 
-VERBS = ["demo", "doctor", "evaluate", "explain", "impute", "recalibrate", "score", "sync", "train"]
+VERBS = [
+    "cross-fit",
+    "demo",
+    "doctor",
+    "evaluate",
+    "explain",
+    "impute",
+    "recalibrate",
+    "score",
+    "sync",
+    "train",
+]
 COLUMNS = ["plain", "large", "tiny", "time"]
 
 

@@ -149,10 +149,7 @@ def test_rows_with_nothing_observed_have_no_say_in_the_threshold() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.51, float("nan"), "auto"])
 def test_contamination_out_of_range_is_refused(share: Any) -> None:
-    sentence = (
-        f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by the conformal "
-        "threshold at false_alarm_rate"
-    )
+    sentence = f"contamination must be above 0 and at most 0.5, got {share!r}; leave it out to go by p-values"
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
         contaminated(share)
 
