@@ -24,6 +24,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RecipeName = Annotated[str, typer.Argument(help="recipe name, or path of a .toml file")]
+Seed = Annotated[int | None, typer.Option(help="of everything random")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, such as training.epochs=3; repeatable"),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; cuda without CUDA is an error")]
 Root = Annotated[Path, typer.Option(help="folder of the local tracking store")]
 ModelSource = Annotated[str, typer.Argument(help="bundle folder, runs:/<run id> or models:/<name>@<alias>")]
@@ -33,6 +39,7 @@ DataRoot = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print the summary as JSON")]
 IdColumn = Annotated[str | None, typer.Option(help="column that names a row")]
 Label = Annotated[str | None, typer.Option(help="column with labels; for evaluation only")]
+PassedOver = Annotated[str | None, typer.Option(help="column to pass over; its labels are not read")]
 Exclude = Annotated[list[str] | None, typer.Option(help="column that is no feature; repeatable")]
 # How rows are read, for `score` and `impute` alike.
 KeepColumns = Annotated[list[str] | None, typer.Option(help="column to copy; repeatable")]
@@ -68,7 +75,7 @@ def common(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="recipe name, or path of a .toml file")] = "digits",
+    recipe: RecipeName = "digits",
     data: Annotated[str | None, typer.Option(help="file, folder or name of training data")] = None,
     data_root: DataRoot = None,
     id_column: IdColumn = None,
@@ -83,11 +90,8 @@ def train(
         typer.Option(metavar="time|group COLUMN", help="no time, or no group, on both sides of a split"),
     ] = None,
     name: Annotated[str | None, typer.Option(help="name of run and registered model")] = None,
-    seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, such as training.epochs=3; repeatable"),
-    ] = None,
+    seed: Seed = None,
+    set_: Set = None,
     alias: Annotated[
         str | None, typer.Option(help="alias for the registered version, such as champion")
     ] = None,
@@ -358,7 +362,7 @@ def serve(
 
 @app.command()
 def cross_fit(
-    recipe: Annotated[str, typer.Argument(help="recipe name, or path of a .toml file")] = "default-table",
+    recipe: RecipeName = "default-table",
     data: Annotated[str | None, typer.Option(help="file, folder or name of the data")] = None,
     out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write")] = Path("ranked.parquet"),
     folds: Annotated[int, typer.Option(help="models fitted, each without one part of the rows")] = 5,
@@ -367,13 +371,10 @@ def cross_fit(
     ] = None,
     data_root: DataRoot = None,
     id_column: IdColumn = None,
-    label: Annotated[str | None, typer.Option(help="column to pass over; its labels are not read")] = None,
+    label: PassedOver = None,
     exclude: Exclude = None,
-    seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, such as objective.trim=auto; repeatable"),
-    ] = None,
+    seed: Seed = None,
+    set_: Set = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -406,7 +407,7 @@ def recalibrate(
         "recalibrated"
     ),
     id_column: IdColumn = None,
-    label: Annotated[str | None, typer.Option(help="column to pass over; its labels are not read")] = None,
+    label: PassedOver = None,
     ignore_unknown: IgnoreUnknown = False,
     convert: Convert = False,
     device: Device = "auto",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.config import from_mapping, overrides, read_toml, recipe_path
+from pipelines.config import from_mapping, overrides, read_toml, recipe_names, recipe_path
 from pipelines.data import DataConfig
 from vae_anomaly.assembly import ExportConfig
 from vae_anomaly.exceptions import ConfigError
@@ -103,7 +103,10 @@ def load_recipe(
     ConfigError
         If the recipe, a key or a value is unknown (the near miss is named), or no data is.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else recipe_path(name_or_path)
+    file = Path(name_or_path)
+    if name_or_path not in recipe_names() and file.suffix != ".toml" and file.exists():
+        raise ConfigError(f"{name_or_path} is no recipe; where it is the data, give --data {name_or_path}")
+    path = file if file.suffix == ".toml" else recipe_path(name_or_path)
     own = read_toml(path)
     mapping = overrides(own, assignments)
     for section, values in (sections or {}).items():

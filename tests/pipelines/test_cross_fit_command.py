@@ -122,3 +122,10 @@ def test_an_id_named_as_what_is_written_is_refused_before_any_fit(shell: Shell, 
     done = shell("cross-fit", *QUICK, "--data", "orders.csv", "--id-column", "fold")
     assert done.code == 1
     assert "column 'fold' is one that the job writes; rename it in the input" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize("verb", ["train", "cross-fit"])
+def test_data_in_the_place_of_a_recipe_is_told(verb: str, shell: Shell, orders: pd.DataFrame) -> None:
+    done = shell(verb, "orders.csv")
+    assert done.code == 2
+    assert "orders.csv is no recipe; where it is the data, give --data orders.csv" in done.err
