@@ -17,10 +17,9 @@ NOTES = """- **Detection on images**: four fifths of the normal images are given
   classes are novel or normal, train and test images are merged first. Peers get their own defaults and
   5,000 training images, flat and standardised. A class that has not been run is not in the mean: *classes*
   says how many are; in brackets the spread over seeds, largest less least. Intervals of false alarms are
-  Beta-Binomial, 99 %. PyOD's VAE and AutoEncoder have one seed. So have ours: an earlier default, whose
-  `latent_knn` kept 2,000 images, had three, whose means lay .015 apart on novel digits and at most .008
-  elsewhere, and seed 0 is to be read with that. Seconds are of a machine that
-  ran other things beside; ours are without training where a class is novel or the data set is another one.
+  Beta-Binomial, 99 % each, so that one in a hundred lies outside by chance. PyOD's VAE and AutoEncoder have
+  one seed. Seconds are of a machine that ran other things beside; seed 0 of ours is without training where a
+  class is novel or the data set is another one.
 """
 Section = dict[str, Any]
 
