@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 from pipelines.data import load
 from pipelines.recipe import Recipe
 from pipelines.train import samples_of
-from serving.batch import NOTHING_OBSERVED, JobSummary, check_scores_out
+from serving.batch import NOTHING_OBSERVED, JobSummary, Progress, check_scores_out
 from serving.claim import Claim
 from serving.writers import TableWriter, output_schema, ranks
 from vae_anomaly.answers import Answers
@@ -39,7 +38,7 @@ def cross_fit(
     folds: int = 5,
     contamination: float | None = None,
     device: str = "auto",
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> JobSummary:
     """Score and p-value of every row of a recipe's data, by a model that has not seen it.
 
