@@ -18,10 +18,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.ablation import Columns, auroc, normalised
-from benchmarks.cells import Split, cell, half_of_normals
+from benchmarks.cells import Split, cell, few_judged, half_of_normals
 from benchmarks.development import synthetic_sets
 from benchmarks.harness import parsed, parser, show, write
-from benchmarks.pictures import LETTERS, warped_digits, warped_letters
+from benchmarks.pictures import LETTERS, MANY_COPIES, MANY_LETTERS, warped_digits, warped_letters
 from vae_anomaly import VAEDetector
 from vae_anomaly.fitting import split_parts
 from vae_anomaly.schema import infer_schema
@@ -29,10 +29,7 @@ from vae_anomaly.scores import Combined
 from vae_anomaly.scores.latent import NEIGHBOURS
 
 SIZES = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 40_000)
-COPIES = 72
-LETTERS_EACH = 12_000
 TABLE_ROWS = 120_000
-JUDGED = 3_000
 SEED = 0
 
 
@@ -46,7 +43,7 @@ def main() -> None:
     for name, x, anomalous in large_sets():
         if options.quick and rows:
             break
-        split = few_judged(half_of_normals(x, anomalous, SEED))
+        split = few_judged(half_of_normals(x, anomalous, SEED), SEED)
         found = cell(options.work, f"bank, {name}", partial(by_size, split))
         rows += [
             {"set": name, "figure": figure, **{str(size): found[f"{figure}|{size}"] for size in SIZES}}
@@ -61,21 +58,12 @@ def main() -> None:
 def large_sets() -> Iterator[tuple[str, Any, npt.NDArray[np.bool_]]]:
     """Name, rows and which of them are anomalies."""
     yield from synthetic_sets(TABLE_ROWS, TABLE_ROWS)
-    digits, digit = warped_digits(COPIES)
+    digits, digit = warped_digits(MANY_COPIES)
     for novel in (1, 9):
         yield f"warped digits, {novel}", digits, digit == novel
-    letters, letter = warped_letters(LETTERS_EACH)
+    letters, letter = warped_letters(MANY_LETTERS)
     for novel in (1, 4):
         yield f"letters, {LETTERS[novel]}", letters, letter == novel
-
-
-def few_judged(split: Split) -> Split:
-    """At most so many normal rows and anomalies to judge."""
-    rng = np.random.default_rng(SEED)
-    kept = np.concatenate(
-        [rng.permutation(np.flatnonzero(split.labels == value))[:JUDGED] for value in (False, True)]
-    )
-    return Split(split.train, split.test[kept], split.labels[kept])
 
 
 def by_size(split: Split) -> dict[str, float]:

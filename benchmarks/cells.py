@@ -18,6 +18,8 @@ Rows = npt.NDArray[np.float64]
 Detector = Callable[[Rows, Rows, int], dict[str, Any]]
 
 RATES = (0.05, 0.01)
+# Rows of each kind to judge where there are very many.
+JUDGED = 3_000
 # Intervals are corrected for so many sets.
 SETS_JUDGED = 10
 # Figures of a finished cell on the terminal.
@@ -44,6 +46,15 @@ def half_of_normals(x: Rows, anomalous: npt.NDArray[np.bool_], seed: int) -> Spl
     train, rest = np.split(normal, [len(normal) // 2])
     test = np.concatenate([rest, np.flatnonzero(anomalous)])
     return Split(x[train], x[test], anomalous[test])
+
+
+def few_judged(split: Split, seed: int) -> Split:
+    """At most so many normal rows and anomalies to judge."""
+    rng = np.random.default_rng(seed)
+    kept = np.concatenate(
+        [rng.permutation(np.flatnonzero(split.labels == value))[:JUDGED] for value in (False, True)]
+    )
+    return Split(split.train, split.test[kept], split.labels[kept])
 
 
 def cell(

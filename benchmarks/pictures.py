@@ -20,6 +20,9 @@ LETTERS = "ABEGKRSXYZ"
 COPIES = 4
 LETTERS_EACH = 600
 PATCHES = 3_000
+# Of the large sets: as many images of a class as the reported ones have.
+MANY_COPIES = 72
+MANY_LETTERS = 12_000
 
 
 def picture_sets() -> Iterator[tuple[str, Images, npt.NDArray[np.bool_]]]:
@@ -36,6 +39,22 @@ def picture_sets() -> Iterator[tuple[str, Images, npt.NDArray[np.bool_]]]:
     yield "letters, flipped left-right", *joined(letters, letters[:, :, ::-1])
     yield "letters, flipped up-down", *joined(letters, letters[:, ::-1])
     yield "a photograph, another", patches, photograph == 1
+
+
+def large_picture_sets() -> Iterator[tuple[str, Images, npt.NDArray[np.bool_]]]:
+    """The like with ten times the images and more: a class novel, one class normal, flips, another kind."""
+    digits, digit = warped_digits(MANY_COPIES)
+    letters, letter = warped_letters(MANY_LETTERS)
+    for novel in (0, 1, 5, 9):
+        yield f"warped digits, {novel}", digits, digit == novel
+    for novel in (0, 1, 4, 7):
+        yield f"letters, {LETTERS[novel]}", letters, letter == novel
+    for normal in (2, 7):
+        yield f"only warped digits, {normal}", digits, digit != normal
+    yield f"only letters, {LETTERS[3]}", letters, letter != 3
+    yield "letters, digits", *joined(letters, digits)
+    yield "digits, letters", *joined(digits, letters)
+    yield "letters, flipped left-right", *joined(letters, letters[:, :, ::-1])
 
 
 def joined(normal: Images, strange: Images) -> tuple[Images, npt.NDArray[np.bool_]]:
