@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vae_anomaly.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from vae_anomaly.choices import check_fields
-from vae_anomaly.devices import choose_device, gains_from_bfloat16
+from vae_anomaly.devices import choose_device, few_threads, gains_from_bfloat16
 from vae_anomaly.encoding import Encoded
 from vae_anomaly.exceptions import ConfigError, DivergedError
 from vae_anomaly.objectives import ObjectiveConfig, losses, predictive_loss
@@ -224,7 +224,8 @@ class Trainer:
             wanted == "auto" and gains_from_bfloat16(device)
         )
         try:
-            return self._run(Data.of(train, device), Data.of(validation, device, hidden), device, resume)
+            with few_threads(self.model, self.config.batch_size):
+                return self._run(Data.of(train, device), Data.of(validation, device, hidden), device, resume)
         finally:
             self.model.mixed_precision = False
             self.model.eval()

@@ -4,8 +4,9 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
-from vae_anomaly.devices import choose_device, gains_from_bfloat16
+from vae_anomaly.devices import LIGHT, choose_device, few_threads, gains_from_bfloat16
 from vae_anomaly.exceptions import DeviceError
 
 CPU = torch.device("cpu")
@@ -30,3 +31,23 @@ def test_bfloat16_gains_from_compute_capability_8(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
     assert gains_from_bfloat16(torch.device("cuda")) is gains
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "inside"),
+    [
+        (nn.Linear(100, 1_000), 64, 1),
+        (nn.Linear(100, 1_000), int(LIGHT / 1e5), 3),
+        (nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 3)), 1, 3),
+    ],
+    ids=["light", "heavy", "convolutional"],
+)
+def test_small_networks_train_in_one_thread(model: nn.Module, batch_size: int, inside: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with few_threads(model, batch_size):
+            assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
