@@ -91,3 +91,21 @@ def test_the_reconstruction_is_seen_through_the_rows_own_mask() -> None:
     # Nothing observed: x and reconstruction are alike to the encoder.
     centre = score.whitening.squared_norm(torch.zeros(1, 39))
     torch.testing.assert_close(score(nothing), centre)
+
+
+@pytest.mark.parametrize("count", [2, 3, 24])
+@torch.no_grad()
+def test_few_rows_keep_half_as_many_directions_and_are_told_apart(count: int) -> None:
+    model = model_of("mlp")
+    training = rows(model, count)
+    score = Rapp()
+    score.fit(lambda: iter([training]))
+    _, singular, right = torch.linalg.svd(
+        difference(training) - difference(training).mean(dim=0), full_matrices=False
+    )
+    assert score.whitening.kept == count // 2
+    coordinates = (difference(training) - score.whitening.centre) @ right[: count // 2].T
+    expected = count * (coordinates / singular[: count // 2]).square().sum(dim=1)
+    torch.testing.assert_close(score(training).double(), expected, rtol=1e-3, atol=1e-3)
+    # Along all directions there are, each is count - 1.
+    assert count < 3 or score(training).std() > 0.1

@@ -72,7 +72,9 @@ class Whitening(nn.Module):
     def leading(cls, rows: Tensor) -> Whitening:
         """From rows (N, F), without the directions whose variance is all but none; in float32.
 
-        The mean squared norm of these rows is the number of directions kept, R.
+        At most half as many directions as rows: along all that there are, rows less one, each of these rows
+        is equally far from their mean, whatever it is, and others seem nearer. The mean squared norm of
+        these rows is the number of directions kept, R.
         """
         rows = rows.detach().double()
         centre = rows.mean(dim=0)
@@ -80,7 +82,8 @@ class Whitening(nn.Module):
             variances, directions = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
         else:
             directions, variances = leading_directions((rows - centre).float())
-        kept = variances >= KEPT * variances.max()
+        most = min(max(1, len(rows) // 2), len(variances))
+        kept = variances >= torch.maximum(KEPT * variances.max(), variances.topk(most).values[-1])
         # Rows that are all alike have no variance at all.
         return cls(centre.float(), directions[:, kept].float(), variances[kept].clamp_min(1e-12).float())
 
