@@ -103,17 +103,22 @@ def check_rate(n: int, alpha: float) -> None:
     Raises
     ------
     CalibrationError
-        If alpha is below 1 / (n + 1): hold out more rows, or accept a higher rate.
+        If alpha is below 1 / (n + 1): calibrate with more rows, or accept a higher rate.
     ConfigError
         If alpha is not strictly between 0 and 1.
     """
     if not (is_number(alpha) and 0 < alpha < 1):
         raise ConfigError(f"the false alarm rate is {alpha!r}; choose one above 0 and below 1, such as 0.05")
     if float(alpha) < smallest_rate(n):
-        raise CalibrationError(
-            f"a false alarm rate of {alpha} needs at least {rows_needed(alpha)} normal rows, "
-            f"got {n}; hold out more rows or accept a rate of 1/{n + 1} or more"
-        )
+        raise _too_few("false alarm rate", alpha, n)
+
+
+def _too_few(what: str, rate: float, n: int) -> CalibrationError:
+    lower = f", or accept a rate of 1/{n + 1} or more" if n else ""
+    return CalibrationError(
+        f"a {what} of {rate} needs at least {rows_needed(rate)} normal rows, got {n}; "
+        f"fit or recalibrate with more rows{lower}"
+    )
 
 
 def attainable(alpha: float, n: int) -> tuple[float, tuple[str, ...]]:
@@ -244,10 +249,7 @@ def fewest_discoveries(n: int, m: int, q: float) -> int:
     """
     _check_discovery_rate(q)
     if float(q) * (1 + ROUNDING) < smallest_rate(n):
-        raise CalibrationError(
-            f"a false discovery rate of {q} needs at least {rows_needed(q)} normal rows, "
-            f"got {n}; hold out more rows or accept a rate of 1/{n + 1} or more"
-        )
+        raise _too_few("false discovery rate", q, n)
     return max(1, math.ceil(m * smallest_rate(n) / q * (1 - ROUNDING)))
 
 

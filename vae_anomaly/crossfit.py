@@ -79,8 +79,12 @@ def cross_fitted(
 
 
 def strangest(p_values: pd.Series[float], share: float) -> pd.Series[bool]:
-    """True for that share of the rows, those of the least p-values, and for what ties with its last."""
-    return p_values <= p_values.quantile(share, interpolation="lower")
+    """True for that share of the rows, those of the least p-values, and for what ties with its last.
+
+    Null where there is no p-value, as in `Answers.verdicts`.
+    """
+    found = p_values <= p_values.quantile(share, interpolation="lower")
+    return found.astype("boolean").mask(p_values.isna())
 
 
 def check_contamination(share: Any) -> None:

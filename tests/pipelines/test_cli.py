@@ -512,8 +512,8 @@ def test_repeated_ids_can_be_kept_and_unknown_columns_passed_over(
         (
             "0.0001",
             1,
-            "a false alarm rate of 0.0001 needs at least 9999 normal rows, got 48; hold out more rows or "
-            "accept a rate of 1/49 or more",
+            "a false alarm rate of 0.0001 needs at least 9999 normal rows, got 48; fit or recalibrate "
+            "with more rows, or accept a rate of 1/49 or more",
         ),
         ("1.5", 2, "the false alarm rate is 1.5; choose one above 0 and below 1, such as 0.05"),
     ],

@@ -50,7 +50,7 @@ def orders() -> pd.DataFrame:
 
 def test_a_file_is_judged_as_python_does(shell: Shell, orders: pd.DataFrame) -> None:
     done = shell("cross-fit", *QUICK, *TABLE, "--seed", "5", "--contamination", "0.1")
-    found = pd.read_parquet("ranked.parquet")
+    found = pd.read_parquet("ranked.parquet").astype({"is_outlier": "boolean"})
     settings = Settings(training=TrainingConfig(2, 32, random_mask=0.5, precision="float32"))
     detector = VAEDetector(settings=settings, contamination=0.1, random_state=5, device="cpu")
     expected = detector.cross_fit(orders[[*FEATURES]], folds=2)

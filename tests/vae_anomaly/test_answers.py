@@ -88,7 +88,7 @@ def test_any_rate_is_judged_without_refit(table_bundle: Bundle, rate: float) -> 
 def test_a_rate_that_the_calibration_cannot_promise(table_bundle: Bundle) -> None:
     sentence = (
         "a false alarm rate of 0.01 needs at least 99 normal rows, got 48; "
-        "hold out more rows or accept a rate of 1/49 or more"
+        "fit or recalibrate with more rows, or accept a rate of 1/49 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         table_bundle.verdicts(table_rows(3), false_alarm_rate=0.01)

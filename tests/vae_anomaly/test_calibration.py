@@ -124,7 +124,7 @@ def test_above_the_threshold_means_p_at_most_alpha(n: int) -> None:
 def test_too_few_rows_names_the_number_needed() -> None:
     message = (
         "a false alarm rate of 0.01 needs at least 99 normal rows, got 20; "
-        "hold out more rows or accept a rate of 1/21 or more"
+        "fit or recalibrate with more rows, or accept a rate of 1/21 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(message)}$"):
         check_rate(20, 0.01)
@@ -282,7 +282,7 @@ def test_no_fewer_can_be_reported_than_is_said(n: int, m: int, q: float) -> None
 def test_a_discovery_rate_that_nothing_can_reach_is_refused() -> None:
     sentence = (
         "a false discovery rate of 0.1 needs at least 9 normal rows, got 8; "
-        "hold out more rows or accept a rate of 1/9 or more"
+        "fit or recalibrate with more rows, or accept a rate of 1/9 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         fewest_discoveries(8, 100, 0.1)

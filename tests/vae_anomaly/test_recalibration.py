@@ -83,7 +83,7 @@ def test_the_same_rows_give_the_same_digest(table_bundle: Bundle, moved: Bundle,
 def test_too_few_rows_and_a_taken_folder_are_refused(table_bundle: Bundle, tmp_path: Path) -> None:
     sentence = (
         "a false alarm rate of 0.05 needs at least 19 normal rows, got 18; "
-        "hold out more rows or accept a rate of 1/19 or more"
+        "fit or recalibrate with more rows, or accept a rate of 1/19 or more"
     )
     with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
         table_bundle.recalibrate(NEW.iloc[:18], tmp_path / "new")
