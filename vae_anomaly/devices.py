@@ -11,7 +11,7 @@ from torch import nn
 from vae_anomaly.exceptions import DeviceError
 
 # Multiply-adds of a batch, once forward, that a second thread shortens by less than a fifth.
-LIGHT = 1e8
+LIGHT = 3e7
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,7 +45,7 @@ def few_threads(model: nn.Module, batch_size: int) -> Iterator[None]:
     """One thread of torch inside, where batches of fully connected layers are less than `LIGHT` work.
 
     Threads that wait for each other hold their cores: two fits of small networks at once on two cores, two
-    threads each, take ten times as long as with one.
+    threads each, take several times as long as with one.
     """
     threads = torch.get_num_threads()
     weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
