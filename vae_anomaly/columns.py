@@ -370,9 +370,14 @@ def _are_truths(cells: pd.Series[Any]) -> bool:
 def _refuse_names(cells: pd.Series[Any], name: str) -> None:
     different, present = int(cells.nunique()), int(cells.notna().sum())
     if different > min(MOST_CATEGORIES, present / 2):
+        numbers = pd.to_numeric(cells.dropna(), errors="coerce").notna().all()
+        advice = (
+            "all of them numbers; convert it with pandas.to_numeric or leave it out"
+            if numbers
+            else "names rather than categories; leave it out, group its values, or say by kinds what it is"
+        )
         raise SchemaError(
-            f"column {name!r} is text with {different} different values in {present} cells, names rather "
-            "than categories; leave it out, group its values, or say by kinds what it is"
+            f"column {name!r} is text with {different} different values in {present} cells, {advice}"
         )
 
 

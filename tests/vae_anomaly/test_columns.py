@@ -81,6 +81,9 @@ def test_the_columns_of_a_bare_array_are_real_unless_told() -> None:
         (["a", "b", "c"], None, SchemaError,
          "column 'c' is text with 3 different values in 3 cells, names rather than categories; leave it out, "
          "group its values, or say by kinds what it is"),
+        (["1", " 2.5", None, "-3e2"], None, SchemaError,
+         "column 'c' is text with 3 different values in 3 cells, all of them numbers; convert it with "
+         "pandas.to_numeric or leave it out"),
         (["a", "b", "b"], "ordinal", SchemaError,
          "column 'c' is text without an order; give its categories in order by kinds, or make it an ordered "
          "pandas category"),
@@ -98,7 +101,8 @@ def test_the_columns_of_a_bare_array_are_real_unless_told() -> None:
         (pd.to_datetime(["2020-01-01"]).astype("M8[s]"), None, SchemaError,
          "column 'c' has dtype datetime64[s]; expected numbers: convert it or leave it out"),
     ],
-    ids=["names", "no-order", "left-out", "three-names", "three", "zero", "half", "many", "typo", "dates"],
+    ids=["names", "numbers", "no-order", "left-out", "three-names", "three", "zero", "half", "many", "typo",
+         "dates"],
 )  # fmt: skip
 def test_cells_that_do_not_go_with_a_kind_are_refused(
     cells: Any, kind: Any, error: type[Exception], message: str
