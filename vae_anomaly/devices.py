@@ -10,7 +10,7 @@ from torch import nn
 
 from vae_anomaly.exceptions import DeviceError
 
-# Multiply-adds of a batch, once forward, that a second thread shortens by less than a fifth.
+# Multiply-adds of a batch, once forward with one draw, that a second thread hardly shortens.
 LIGHT = 3e7
 
 

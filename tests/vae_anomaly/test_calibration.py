@@ -279,6 +279,14 @@ def test_no_fewer_can_be_reported_than_is_said(n: int, m: int, q: float) -> None
         assert benjamini_hochberg(p, q).sum() == (k if k >= fewest else 0)
 
 
+def test_no_rate_is_offered_without_calibration_rows() -> None:
+    sentence = (
+        "a false alarm rate of 0.05 needs at least 19 normal rows, got 0; fit or recalibrate with more rows"
+    )
+    with pytest.raises(CalibrationError, match=f"^{re.escape(sentence)}$"):
+        check_rate(0, 0.05)
+
+
 def test_a_discovery_rate_that_nothing_can_reach_is_refused() -> None:
     sentence = (
         "a false discovery rate of 0.1 needs at least 9 normal rows, got 8; "

@@ -42,7 +42,7 @@ def test_bfloat16_gains_from_compute_capability_8(
     ],
     ids=["light", "heavy", "convolutional"],
 )
-def test_small_networks_train_in_one_thread(model: nn.Module, batch_size: int, inside: int) -> None:
+def test_little_work_gets_one_thread(model: nn.Module, batch_size: int, inside: int) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)

@@ -370,3 +370,16 @@ def test_bfloat16_is_for_training_alone() -> None:
     assert second[-1]["val_loss"] == pytest.approx(first[-1]["val_loss"], abs=0.5)
     assert not rounded.model.mixed_precision
     assert all(value.dtype != torch.bfloat16 for value in weights(rounded.model).values())
+
+
+def test_small_networks_train_in_one_thread() -> None:
+    before, seen = torch.get_num_threads(), []
+    run = trainer()
+    run.callbacks = [lambda _: seen.append(torch.get_num_threads())]
+    try:
+        torch.set_num_threads(3)
+        run.fit(TRAIN, VALIDATION)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
