@@ -209,6 +209,8 @@ METHODS: dict[str, Judge] = {
     OURS: ours,
     "PyOD KNN": peer(on_pyod("KNN", "knn")),
     "PyOD ECOD": peer(on_pyod("ECOD", "ecod")),
+    "PyOD MCD": peer(on_pyod("MCD", "mcd")),
+    "PyOD LUNAR": peer(on_pyod("LUNAR", "lunar")),
     "PyOD AutoEncoder": peer(on_pyod("AutoEncoder", "auto_encoder", verbose=0)),
     "PyOD VAE": peer(on_pyod("VAE", "vae", verbose=0)),
     "IsolationForest": peer(on_sklearn(lambda seed: IsolationForest(random_state=seed))),
