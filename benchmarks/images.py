@@ -14,17 +14,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import eigh, qr
+from scipy.linalg.lapack import dpstrf
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 from torchvision.datasets import MNIST, FashionMNIST
 
-from benchmarks.cells import RATES, cell, found_cells
+from benchmarks.cells import RATES, Rows, cell, found_cells
 from benchmarks.detection import on_pyod, on_sklearn
 from benchmarks.harness import Stopwatch, parsed, parser, show, write
 from vae_anomaly.calibration import false_alarm_interval
@@ -204,12 +207,31 @@ def peer(run: Callable[..., dict[str, Any]]) -> Judge:
     return judge
 
 
+def mcd(train: Rows, test: Rows, seed: int) -> dict[str, Any]:
+    """PyOD's MCD with faster pseudo-inverses: some 800 of 784 x 784 a fit are most of its time."""
+    with patch("scipy.linalg.pinvh", pseudo_inverse):
+        return on_pyod("MCD", "mcd")(train, test, seed)
+
+
+def pseudo_inverse(a: Rows, check_finite: bool = True) -> Rows:
+    """Of a covariance (d, d), as ``scipy.linalg.pinvh``: eigenvalues in the range of ``a`` alone."""
+    factor, order, rank, _ = dpstrf(a, lower=1)
+    lower = np.zeros((len(a), rank))
+    lower[order - 1] = np.tril(factor)[:, :rank]
+    basis, _ = qr(lower, mode="economic", check_finite=check_finite)
+    values, vectors = eigh(basis.T @ a @ basis, driver="evd", check_finite=check_finite)
+    kept = values > values.max() * len(a) * np.finfo(a.dtype).eps
+    directions = basis @ vectors[:, kept]
+    found: Rows = (directions / values[kept]) @ directions.T
+    return found
+
+
 OURS = "vae-anomaly"
 METHODS: dict[str, Judge] = {
     OURS: ours,
     "PyOD KNN": peer(on_pyod("KNN", "knn")),
     "PyOD ECOD": peer(on_pyod("ECOD", "ecod")),
-    "PyOD MCD": peer(on_pyod("MCD", "mcd")),
+    "PyOD MCD": peer(mcd),
     "PyOD LUNAR": peer(on_pyod("LUNAR", "lunar")),
     "PyOD AutoEncoder": peer(on_pyod("AutoEncoder", "auto_encoder", verbose=0)),
     "PyOD VAE": peer(on_pyod("VAE", "vae", verbose=0)),
